@@ -1,0 +1,60 @@
+"""adamesh: Adam on a mesh. An optimizer that scales past one GPU and one machine by changing one line.
+
+Names are imported when they are first used, so that ``adamesh --help`` does not wait for torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adamesh.checkpoint.load import load
+    from adamesh.checkpoint.save import save
+    from adamesh.errors import AdameshError, IncompatiblePlan
+    from adamesh.optimizer import Adam, AdamW, MeshOptimizer
+    from adamesh.plan import Plan
+    from adamesh.replicas import average_buffers, broadcast_module
+    from adamesh.scaler import GradScaler
+    from adamesh.sync.every_step import EveryStep
+
+__all__ = [
+    "Adam",
+    "AdamW",
+    "AdameshError",
+    "EveryStep",
+    "GradScaler",
+    "IncompatiblePlan",
+    "MeshOptimizer",
+    "Plan",
+    "average_buffers",
+    "broadcast_module",
+    "load",
+    "save",
+]
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Adam": "optimizer",
+    "AdamW": "optimizer",
+    "AdameshError": "errors",
+    "EveryStep": "sync.every_step",
+    "GradScaler": "scaler",
+    "IncompatiblePlan": "errors",
+    "MeshOptimizer": "optimizer",
+    "Plan": "plan",
+    "average_buffers": "replicas",
+    "broadcast_module": "replicas",
+    "load": "checkpoint.load",
+    "save": "checkpoint.save",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'adamesh' has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(importlib.import_module(f"adamesh.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

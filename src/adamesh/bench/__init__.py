@@ -1,0 +1,1 @@
+"""Measured comparisons with PyTorch's own ways of training on several workers."""

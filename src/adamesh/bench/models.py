@@ -1,0 +1,155 @@
+"""The two models that benchmarks train: one that is all optimizer, one that is mostly arithmetic."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["Mlp", "MlpWorkload", "Transformer", "TransformerWorkload", "Workload", "workload"]
+
+
+class Workload(ABC):
+    """A model, its loss, and the batch that one worker gets for a step."""
+
+    @abstractmethod
+    def build(self) -> "Mlp | Transformer":
+        """The model, initialised from torch's random state."""
+
+    @abstractmethod
+    def batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One worker's inputs and targets for one step."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss, a scalar."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The model's and the batch's size, in words."""
+
+
+def workload(name: str, *, tiny: bool) -> Workload:
+    """The workload that ``name`` stands for on the command line."""
+    if name == "mlp":
+        return MlpWorkload(layers=3, width=32, batch_size=4) if tiny else MlpWorkload()
+    assert name == "transformer", name
+    if tiny:
+        return TransformerWorkload(layers=2, width=32, heads=2, vocabulary=64, context=8, batch_size=2)
+    return TransformerWorkload()
+
+
+class Mlp(nn.Module):
+    """Square layers with ReLU between them, initialised so that signals keep their size (He et al. 2015)."""
+
+    def __init__(self, layers: int, width: int) -> None:
+        super().__init__()
+        last = layers - 1
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, width), *([nn.ReLU()] if index < last else [])) for index in range(layers)
+        )
+        for parameter in self.parameters():
+            if parameter.dim() == 2:
+                nn.init.kaiming_normal_(parameter, nonlinearity="relu")
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Inputs [n, width] to outputs [n, width]."""
+        for block in self.blocks:
+            inputs = block(inputs)
+        return inputs
+
+
+@dataclass(frozen=True)
+class MlpWorkload(Workload):
+    """Regression on noise: 16.8 million parameters and few operations for each of them."""
+
+    layers: int = 16
+    width: int = 1024
+    batch_size: int = 32
+
+    def build(self) -> Mlp:
+        return Mlp(self.layers, self.width)
+
+    def batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        shape = (self.batch_size, self.width)
+        return torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return functional.mse_loss(outputs, targets)
+
+    def describe(self) -> str:
+        return f"{self.layers} layers, {self.width} wide, batch {self.batch_size} per process"
+
+
+class Block(nn.Module):
+    """Pre-norm attention and feed-forward, each added to the stream (Radford et al. 2019)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm = nn.LayerNorm(width)
+        self.queries_keys_values = nn.Linear(width, 3 * width)
+        self.attention_out = nn.Linear(width, width)
+        self.feedforward = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, stream: Tensor) -> Tensor:
+        """Stream [n, context, width] to the same shape."""
+        n, context, width = stream.shape
+        joined = self.queries_keys_values(self.attention_norm(stream))
+        q, k, v = joined.view(n, context, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        stream = stream + self.attention_out(mixed.transpose(1, 2).reshape(n, context, width))
+        forwarded: Tensor = self.feedforward(stream)
+        return stream + forwarded
+
+
+class Transformer(nn.Module):
+    """A decoder-only language model; the output layer has weights of its own."""
+
+    def __init__(self, layers: int, width: int, heads: int, vocabulary: int, context: int) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocabulary, width)
+        self.positions = nn.Parameter(torch.zeros(context, width))
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, vocabulary, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Token numbers [n, context] to logits [n, context, vocabulary]."""
+        stream = self.tokens(tokens) + self.positions
+        for block in self.blocks:
+            stream = block(stream)
+        logits: Tensor = self.head(self.norm(stream))
+        return logits
+
+
+@dataclass(frozen=True)
+class TransformerWorkload(Workload):
+    """Next-token prediction on random tokens: 7.4 million parameters, 4.2 million of them vocabulary."""
+
+    layers: int = 4
+    width: int = 256
+    heads: int = 4
+    vocabulary: int = 8192
+    context: int = 128
+    batch_size: int = 4
+
+    def build(self) -> Transformer:
+        return Transformer(self.layers, self.width, self.heads, self.vocabulary, self.context)
+
+    def batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        shape = (self.batch_size, self.context + 1)
+        tokens = torch.randint(self.vocabulary, shape, generator=generator)
+        return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
+
+    def describe(self) -> str:
+        return (
+            f"{self.layers} layers, {self.width} wide, vocabulary {self.vocabulary}, "
+            f"{self.batch_size} x {self.context} tokens per process"
+        )

@@ -1,0 +1,129 @@
+"""The manifest: everything about a checkpoint that is not a tensor, as one checksummed JSON file."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from adamesh.errors import CheckpointError
+
+__all__ = ["MANIFEST", "FileRecord", "Manifest", "TensorRecord", "read_manifest"]
+
+MANIFEST = "manifest.json"
+_FORMAT = "adamesh-checkpoint"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One safetensors file, as it must be found."""
+
+    name: str
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class TensorRecord:
+    """A parameter or buffer: which file it is whole in, and its shape."""
+
+    file: str
+    key: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StateRun:
+    """Elements ``start:stop`` of a flattened parameter's state tensors ``keys``, in one file."""
+
+    file: str
+    name: str
+    start: int
+    stop: int
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint holds."""
+
+    generation: int
+    files: tuple[FileRecord, ...]
+    model: dict[str, TensorRecord]
+    runs: tuple[StateRun, ...]
+    steps: dict[str, int]
+    """Committed updates, by parameter name."""
+    step: int
+    mesh: tuple[int, int]
+    param_groups: list[dict[str, Any]]
+    extra: dict[str, Any]
+
+    @property
+    def digest(self) -> bytes:
+        """The same on two workers exactly if they read the same manifest."""
+        return hashlib.sha256(self.dumps().encode()).digest()
+
+    def dumps(self) -> str:
+        """As text that carries its own checksum."""
+        body = json.dumps(asdict(self), sort_keys=True) + "\n"
+        head = {"format": _FORMAT, "version": _VERSION, "sha256": hashlib.sha256(body.encode()).hexdigest()}
+        return json.dumps(head) + "\n" + body
+
+    @classmethod
+    def loads(cls, text: str, where: Path) -> "Manifest":
+        """The inverse of :meth:`dumps`.
+
+        Raises:
+            CheckpointError: it is cut short, altered, or of a version this release does not know.
+        """
+        head_line, _, body = text.partition("\n")
+        try:
+            head = json.loads(head_line)
+            known = head["format"] == _FORMAT
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{where} is not a checkpoint's manifest (its first line does not parse)") from error
+        if not known or head.get("version") != _VERSION:
+            raise CheckpointError(
+                f"{where} is of format {head.get('format')!r} version {head.get('version')!r}; this release reads "
+                f"{_FORMAT!r} version {_VERSION}. Load it with the release that wrote it"
+            )
+        if hashlib.sha256(body.encode()).hexdigest() != head.get("sha256"):
+            raise CheckpointError(
+                f"{where} was cut short or altered: its checksum does not match. Load an earlier checkpoint"
+            )
+        raw = json.loads(body)
+        return cls(
+            generation=raw["generation"],
+            files=tuple(FileRecord(**record) for record in raw["files"]),
+            model={
+                name: TensorRecord(record["file"], record["key"], tuple(record["shape"]))
+                for name, record in raw["model"].items()
+            },
+            runs=tuple(StateRun(**{**run, "keys": tuple(run["keys"])}) for run in raw["runs"]),
+            steps=raw["steps"],
+            step=raw["step"],
+            mesh=(raw["mesh"][0], raw["mesh"][1]),
+            param_groups=raw["param_groups"],
+            extra=raw["extra"],
+        )
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of the checkpoint in a folder.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    where = path / MANIFEST
+    try:
+        if not path.is_dir():
+            raise CheckpointError(f"there is no checkpoint folder {path}: give the folder that adamesh.save wrote")
+        text = where.read_bytes().decode()  # not read_text(), which would take one line ending for another
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path} holds no {MANIFEST}: no checkpoint was completed there. Load an earlier one"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{where} cannot be read ({error}). Load an earlier checkpoint") from error
+    return Manifest.loads(text, where)

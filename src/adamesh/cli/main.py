@@ -1,0 +1,94 @@
+"""``adamesh``: finds the command, and turns what goes wrong into one line and an exit code."""
+
+import difflib
+import importlib
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from adamesh.errors import AdameshError, CheckpointError, ConfigurationError, DataError
+
+__all__ = ["main"]
+
+# In the order in which a newcomer meets them; each is a module of this package with a `run(argv) -> int`.
+COMMANDS = {
+    "train": "Train a task, or your own model, on any number of workers.",
+    "resume": "Go on with a run that was stopped, on any number of workers.",
+    "tasks": "List the tasks that can be trained.",
+    "check": "Show that a model trains as with torch.optim.AdamW, and that all workers stay identical.",
+    "bench": "Measure optimizer steps against torch's own ways to distribute them.",
+}
+
+_HELP = """\
+usage: adamesh COMMAND [OPTIONS]
+
+Trains PyTorch models with Adam on any number of workers, and answers questions about doing so.
+
+commands:
+{commands}
+
+examples:
+  adamesh train                                 real handwritten digits on two workers, about half a minute
+  adamesh train regression --nproc 4            another task, four workers
+  adamesh train my_task.py --optim.lr 3e-4      a model and data of your own
+  adamesh train run.toml --steps 500            settings from a file, one of them changed
+  adamesh resume runs/20250131-101530-digits    go on where a run stopped
+  adamesh check digits --nproc 3                is it the same as with torch's AdamW?
+
+adamesh COMMAND --help explains a command and its options; adamesh --version says what is installed.
+Exit codes: 0 done, 1 the run failed, 2 the command line or the configuration is wrong.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0 done, 1 it failed, 2 it was asked for wrongly."""
+    name, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    try:
+        if name in ("-h", "--help", "help"):
+            commands = "\n".join(f"  {command:8} {sentence}" for command, sentence in COMMANDS.items())
+            print(_HELP.format(commands=commands), end="")
+            return 0
+        if name in ("-V", "--version", "version"):
+            print(_versions())
+            return 0
+        if name not in COMMANDS:
+            near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.4)
+            meant = f"did you mean {near[0]}? " if near else ""
+            raise ConfigurationError(f"unknown command {name}; {meant}the commands are {', '.join(COMMANDS)}")
+        code: int = importlib.import_module(f"adamesh.cli.{name}").run(arguments)
+        return code
+    except (ConfigurationError, DataError, CheckpointError) as error:
+        return _fail(error, 2)
+    except BrokenPipeError:
+        # The reader, such as head, has seen enough; Python's own last flush must not complain either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (AdameshError, OSError) as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 1)
+    except SystemExit as end:
+        # --help of a command.
+        return end.code if isinstance(end.code, int) else 0
+
+
+def _fail(reason: object, code: int) -> int:
+    print(f"adamesh: {reason}", file=sys.stderr)
+    return code
+
+
+def _versions() -> str:
+    installed = {}
+    for package in ("adamesh", "torch"):
+        try:
+            installed[package] = version(package)
+        except PackageNotFoundError:
+            installed[package] = "(not installed, running from source)"
+    python = platform.python_version()
+    return f"adamesh {installed['adamesh']}, torch {installed['torch']}, Python {python}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""``adamesh train``: begin a run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from adamesh.cli.options import FLAT, is_given, parse
+from adamesh.errors import ConfigurationError
+from adamesh.train.settings import RunConfig
+
+__all__ = ["configuration", "run"]
+
+_DESCRIPTION = """\
+Trains a task on any number of workers and leaves the run in a folder: configuration, metrics, checkpoints,
+summary. Without a task: real handwritten digits that ship with adamesh, on two workers.
+
+Under torchrun, Slurm or Ray (RANK and WORLD_SIZE are set) no workers are started and --nproc is not needed.
+Ctrl-C finishes the step, saves and ends; adamesh resume goes on.
+
+examples:
+  adamesh train
+  adamesh train regression --nproc 4 --epochs 5 --optim.lr 1e-2
+  adamesh train my_task.py --data data.bin --out runs/first
+  adamesh train run.toml --steps 500 --plan.max-grad-norm 1.0
+  torchrun --nproc-per-node 4 --no-python adamesh train
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What stands on the command line."""
+
+    what: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="TASK|CONFIG.toml|my_task.py")] = None
+    """A task (adamesh tasks lists them), a configuration file whose settings become the defaults of the
+    options below, or a Python file with a task of your own."""
+    run: Annotated[RunConfig, FLAT] = field(default_factory=RunConfig)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Begin a run and follow it to its end; returns the exit code."""
+    config = configuration(argv)
+    # From here on torch is needed, and takes its time to load.
+    from adamesh.cli.following import begin, follow
+
+    folder, size = begin(config)
+    return follow("adamesh.train.worker", [str(folder)], folder, size, saves=True)
+
+
+def configuration(argv: Sequence[str]) -> RunConfig:
+    """What the arguments say, over what the configuration file says, if one is named."""
+    options = _parse(argv, None)
+    what = options.what
+    if what is None:
+        return options.run
+    if not what.endswith(".toml"):
+        if is_given(argv, "--task"):
+            raise ConfigurationError(f"two tasks are named: {what} and --task {options.run.task}; keep one")
+        if Path(what).is_dir():
+            raise ConfigurationError(f"{what}: is a folder; to go on with a run in it: adamesh resume {what}")
+        return replace(options.run, task=what)
+
+    from adamesh.train.config import load_config
+
+    return _parse(argv, _without_rival(load_config(Path(what)), argv)).run
+
+
+def _parse(argv: Sequence[str], config: RunConfig | None) -> Options:
+    default = None if config is None else Options(run=config)
+    return parse(Options, argv, command="adamesh train", description=_DESCRIPTION, default=default)
+
+
+def _without_rival(config: RunConfig, argv: Sequence[str]) -> RunConfig:
+    """``--epochs`` on the command line overrides ``steps`` in the file, and the other way round."""
+    if is_given(argv, "--steps"):
+        config = replace(config, epochs=None)
+    if is_given(argv, "--epochs"):
+        config = replace(config, steps=None)
+    return config

@@ -1,0 +1,1 @@
+"""Communicators: the collectives, over torch.distributed or over threads of one process."""

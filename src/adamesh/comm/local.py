@@ -1,0 +1,36 @@
+"""The communicator of a worker that is alone: every collective is complete before it is launched."""
+
+import torch
+from torch import Tensor
+
+from adamesh.comm.base import Communicator, Completed, Work
+
+__all__ = ["LocalCommunicator"]
+
+
+class LocalCommunicator(Communicator):
+    """Size 1: nothing moves, since a rank's own chunk never does."""
+
+    rank = 0
+    size = 1
+    sums_natively = False
+
+    def allocate(self, numel: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        return torch.zeros(numel, dtype=dtype, device=device)
+
+    def all_to_all(self, recv_N: Tensor, send_N: Tensor) -> Work:
+        assert recv_N.numel() == send_N.numel(), (recv_N.numel(), send_N.numel())
+        return Completed()
+
+    def all_gather(self, buffer_N: Tensor) -> Work:
+        return Completed()
+
+    def reduce_scatter(self, recv_S: Tensor, send_N: Tensor) -> Work:
+        raise NotImplementedError("one rank does not sum natively; read its contribution from send_N")
+
+    def broadcast(self, tensor: Tensor, src: int) -> Work:
+        assert src == 0, src
+        return Completed()
+
+    def swap(self, message: bytes) -> list[bytes]:
+        return [message]

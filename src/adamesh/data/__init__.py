@@ -1,0 +1,1 @@
+"""Readers of data formats, and the sampler that deals samples to workers."""

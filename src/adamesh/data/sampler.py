@@ -1,0 +1,56 @@
+"""Which samples a worker takes at which step: pure arithmetic, so a position is just a step number."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from adamesh.data.seeds import derived_seed
+
+__all__ = ["GlobalSampler", "share"]
+
+
+def share(count: int, rank: int, world_size: int) -> tuple[int, int]:
+    """Start and stop of one rank's part of ``count`` items: contiguous, sizes differ by at most one."""
+    return count * rank // world_size, count * (rank + 1) // world_size
+
+
+@dataclass
+class GlobalSampler:
+    """Cuts each epoch's permutation of all samples into global batches, and those into workers' parts.
+
+    A batch depends on the step alone, never on the number of workers; so a run resumes at any world size
+    with every sample of the epoch seen exactly once. The last batch of an epoch may be short.
+
+    Args:
+        num_samples: size of the training set.
+        batch_size: samples per step over all workers.
+        seed: the run's seed.
+    """
+
+    num_samples: int
+    batch_size: int
+    seed: int
+    _permutation: tuple[int, Tensor] | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        assert min(self.num_samples, self.batch_size) >= 1, self
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.num_samples // self.batch_size)
+
+    def epoch(self, step: int) -> int:
+        """The epoch, from 0, that step ``step``, from 0, belongs to."""
+        return step // self.steps_per_epoch
+
+    def global_batch(self, step: int) -> Tensor:
+        """The indices (int64) that all workers together take at this step."""
+        start = step % self.steps_per_epoch * self.batch_size
+        return self._epoch_order(self.epoch(step))[start : start + self.batch_size]
+
+    def _epoch_order(self, epoch: int) -> Tensor:
+        if self._permutation is None or self._permutation[0] != epoch:
+            generator = torch.Generator().manual_seed(derived_seed("order", self.seed, epoch))
+            self._permutation = (epoch, torch.randperm(self.num_samples, generator=generator))
+        return self._permutation[1]

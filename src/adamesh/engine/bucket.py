@@ -1,0 +1,199 @@
+"""A bucket's memory: the flat buffers that a layout's integers describe, and what is in flight through them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from adamesh.comm.base import Communicator, Mesh, Work
+from adamesh.layout import Bucket, Layout, Slot
+
+__all__ = ["Flight", "LiveBucket", "LiveSlot", "flat_real", "live_buckets", "state_dtype"]
+
+
+def state_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What sums, masters and moments are kept in: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def flat_real(tensor: Tensor) -> Tensor:
+    """A tensor's elements in logical order as a flat real tensor; a view where the tensor is contiguous."""
+    return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).reshape(-1)
+
+
+class LiveSlot:
+    """One parameter, its place in the bucket, and what this rank knows of its gradient."""
+
+    def __init__(self, name: str, param: nn.Parameter, place: Slot, param_N: Tensor) -> None:
+        self.name = name
+        self.param = param
+        self.place = place
+        self.value = param_N[place.start : place.stop]  # flat and real
+        self.shape = param.shape
+        self.aliased = False
+        """The parameter lives in the bucket."""
+        self.home = 0
+        """The address of the parameter's storage when the bucket last had its value."""
+        self.grad_flat: Tensor | None = None
+        self._grad_view: Tensor | None = None
+        self.wide_flat: Tensor | None = None
+        self.wide_arriving = self.wide_valid = False
+        """``wide_flat`` is the float32 sum of which ``p.grad`` is going to be, is, the rounding."""
+        self.seen: Tensor | None = None
+        """``p.grad`` when its content was last taken into the bucket, and its version and address then."""
+        self.seen_mark = (0, 0)
+        self.param_version = 0
+        self.hooked = False
+        self.ready = False
+        self.steps = 0
+        """Committed updates; the same on all ranks."""
+
+    def shaped(self, flat: Tensor) -> Tensor:
+        """A flat real run of the bucket, seen in the parameter's shape and dtype."""
+        if self.param.is_complex():
+            return torch.view_as_complex(flat.view(*self.param.shape, 2))
+        return flat.view(self.param.shape)
+
+    @property
+    def grad_view(self) -> Tensor:
+        """``grad_flat`` as ``p.grad``; a new one if somebody gave the last other storage (``module.to(...)`` does)."""
+        assert self.grad_flat is not None
+        if self._grad_view is None or self._grad_view.data_ptr() != self.grad_flat.data_ptr():
+            # .data, because views share their base's version counter, and each gradient's must be its own.
+            self._grad_view = self.shaped(self.grad_flat).data
+        return self._grad_view
+
+    def adopt(self) -> None:
+        """Copy the parameter into the bucket and, if it is contiguous, let it live there from now on."""
+        self.value.copy_(flat_real(self.param.detach()))
+        # A contiguous parameter lives in the bucket, so that gathering the bucket updates it with no further
+        # copy. Others (channels_last) keep their storage; the bucket holds them in logical order.
+        self.aliased = self.param.is_contiguous()
+        if self.aliased:
+            self.param.data = self.shaped(self.value)
+        self.home = self.param.data_ptr()
+        self.param_version = self.param._version
+
+    def publish(self) -> None:
+        """The bucket has a new value: bring it to a parameter that does not live there, and remember the version."""
+        if not self.aliased:
+            with torch.no_grad():
+                self.param.copy_(self.shaped(self.value))
+        self.param_version = self.param._version
+
+    @property
+    def moved(self) -> bool:
+        """Somebody gave the parameter other storage (``p.data = ...``, ``module.to(...)``)."""
+        return self.param.data_ptr() != self.home
+
+    @property
+    def fits(self) -> bool:
+        """The parameter still is of the shape, dtype and device of its place."""
+        param, value = self.param, self.value
+        return param.shape == self.shape and param.dtype.to_real() == value.dtype and param.device == value.device
+
+    @property
+    def changed(self) -> bool:
+        """Somebody wrote to the parameter since the last commit."""
+        return self.param._version != self.param_version or self.moved
+
+
+@dataclass
+class Flight:
+    """A bucket's way along one axis: what it sends, where the others' chunks land, where the sum goes."""
+
+    send_N: Tensor
+    recv_N: Tensor
+    total_S: Tensor
+    """This rank's chunk of the sum: of ``recv_N`` where no change of precision is needed."""
+    total_N: Tensor | None
+    """The whole sum, of which ``total_S`` is a chunk, on an axis where everybody needs all of it."""
+    work: Work | None = None
+
+
+class LiveBucket:
+    """The buffers of one bucket, and its flights.
+
+    ``param_N`` always exists. The rest is allocated by :meth:`wake`, which a dormant bucket puts off until
+    one of its frozen parameters is used for the first time.
+    """
+
+    def __init__(self, place: Bucket, slots: Sequence[LiveSlot], param_N: Tensor) -> None:
+        self.place = place
+        self.slots = list(slots)
+        self.param_N = param_N
+        self.grad_N: Tensor | None = None
+        self.wide_N: Tensor | None = None
+        """Sums of several backwards in float32, for parameters of lower precision; None until needed."""
+        self.wide = False
+        """All ranks send ``wide_N``: agreed in a header, and kept."""
+        self.pending = 0
+        self.left = False
+        self.rewritten = False
+        self.within: Flight | None = None
+        self.across: Flight | None = None
+        self.reduced_S: Tensor | None = None
+
+    @property
+    def awake(self) -> bool:
+        return self.grad_N is not None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.param_N.dtype
+
+    @property
+    def low_precision(self) -> bool:
+        return state_dtype(self.dtype) != self.dtype
+
+    @property
+    def send_N(self) -> Tensor:
+        """What travels UP first."""
+        buffer_N = self.wide_N if self.wide else self.grad_N
+        assert buffer_N is not None, "a dormant bucket does not travel"
+        return buffer_N
+
+    @property
+    def in_flight(self) -> list[Work]:
+        """The collectives launched for this bucket in this window."""
+        return [f.work for f in (self.within, self.across) if f is not None and f.work is not None]
+
+    def wake(self, comm: Communicator) -> None:
+        """Allocate what a travelling bucket needs; ``comm`` is the axis it leaves along."""
+        self.grad_N = comm.allocate(self.place.numel, self.dtype, self.param_N.device)
+        for slot in self.slots:
+            slot.grad_flat = self.grad_N[slot.place.start : slot.place.stop]
+
+    def widen(self, comm: Communicator) -> None:
+        """Allocate the float32 sums of a low-precision bucket."""
+        if self.wide_N is None:
+            self.wide_N = comm.allocate(self.place.numel, torch.float32, self.param_N.device)
+            for slot in self.slots:
+                slot.wide_flat = self.wide_N[slot.place.start : slot.place.stop]
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Everything allocated for this bucket but its optimizer state."""
+        buffers = [self.param_N, self.grad_N, self.wide_N]
+        for flight in (self.within, self.across):
+            if flight is not None:
+                buffers.append(flight.recv_N)
+                if flight.total_S.dtype != flight.recv_N.dtype:
+                    buffers.append(flight.total_S if flight.total_N is None else flight.total_N)
+        return sum(b.numel() * b.element_size() for b in buffers if b is not None)
+
+
+def live_buckets(
+    layout: Layout, first: int, params: Sequence[nn.Parameter], mesh: Mesh, device: torch.device
+) -> list[LiveBucket]:
+    """Allocate buckets ``first`` and later of a layout and move the parameters' values into them."""
+    buckets = []
+    for place in layout.buckets[first:]:
+        dtype = getattr(torch, place.dtype)
+        param_N = mesh.shard.allocate(place.numel, dtype, device)
+        slots = [LiveSlot(layout.params[s.param].name, params[s.param], s, param_N) for s in place.slots]
+        for slot in slots:
+            slot.adopt()
+        buckets.append(LiveBucket(place, slots, param_N))
+    return buckets

@@ -1,0 +1,173 @@
+"""The engine: layout, buckets, reducer, hooks and transaction of one optimizer on one rank, put together."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from adamesh.comm.base import Mesh
+from adamesh.engine.bucket import LiveBucket, LiveSlot, live_buckets
+from adamesh.engine.hooks import Hooks
+from adamesh.engine.meter import Meter, StepStats
+from adamesh.engine.owner import Shard
+from adamesh.engine.reducer import Reducer
+from adamesh.engine.transaction import Outcome, Transaction
+from adamesh.errors import AdameshError, LayoutError, ParameterError
+from adamesh.layout import Layout, ParamSpec, build_layout, first_mismatch
+from adamesh.membership.base import Membership
+from adamesh.plan import Plan
+from adamesh.rules.base import Hyper, Rule
+
+__all__ = ["Engine", "without_params"]
+
+
+class Engine:
+    """Everything an optimizer does between ``backward`` and new parameters. Building it is collective."""
+
+    def __init__(self, rule: Rule, plan: Plan, mesh: Mesh, device: torch.device, clock: Callable[[], float]) -> None:
+        self.mesh = mesh
+        self.rule = rule
+        self.plan = plan
+        self.buckets: list[LiveBucket] = []
+        self.layout = Layout((), (), mesh.shard.size, mesh.replicate.size)
+        self._device = device
+        self._meter = Meter(clock)
+        membership = Membership(mesh.world.size)
+        self.reducer = Reducer(self.buckets, mesh, plan.overlap, self._meter)
+        self.transaction = Transaction(mesh, self.reducer, rule, plan.sync, membership, self._meter)
+        self.hooks = Hooks(self.reducer)
+        self._hypers: Sequence[Hyper] = ()
+        self.last_stats: StepStats = self.transaction.stats(committed=False)
+
+    @property
+    def slots(self) -> list[LiveSlot]:
+        """All slots, in layout order."""
+        return [slot for bucket in self.buckets for slot in bucket.slots]
+
+    def extend(self, named: Sequence[tuple[str, nn.Parameter]], group: int, hypers: Sequence[Hyper]) -> None:
+        """Take in the parameters of one or more groups from number ``group`` on. Collective.
+
+        The first worker's values become everybody's.
+
+        Args:
+            named: names and parameters; those of ``hypers[group]`` first.
+            group: the index of the first new group.
+            hypers: all parameter groups.
+        """
+        self._hypers = hypers
+        params = [param for _, param in named]
+        specs = self._specs(named, group, hypers)
+        bucket_bytes = int(self.plan.bucket_mb * 2**20)
+        first = len(self.layout.buckets)
+        if first == 0:
+            layout = build_layout(specs, self.mesh.shard.size, self.mesh.replicate.size, bucket_bytes)
+        else:
+            layout = self.layout.extended(specs, bucket_bytes)
+        self._compare(layout)
+        self.quiesce()
+        everybody = [slot.param for slot in sorted(self.slots, key=lambda slot: slot.place.param)] + params
+        fresh = live_buckets(layout, first, everybody, self.mesh, self._device)
+        for bucket in fresh:
+            self.mesh.world.broadcast(bucket.param_N, src=0).wait()
+            for slot in bucket.slots:
+                slot.publish()
+        self.layout = layout
+        self.buckets.extend(fresh)
+        for bucket in fresh:
+            if not bucket.place.dormant:
+                self.wake(bucket)
+        self.hooks.attach(fresh)
+        held = self.transaction.stats(committed=False)
+        self.last_stats = replace(self.last_stats, state_bytes=held.state_bytes, buffer_bytes=held.buffer_bytes)
+
+    def wake(self, bucket: LiveBucket) -> None:
+        """Let a bucket travel, and give it a master and state."""
+        self.reducer.wake(bucket)
+        shard = Shard(bucket, self.layout, self.mesh.shard, self.state_names(bucket))
+        self.transaction.shards[bucket.place.index] = shard
+
+    def state_names(self, bucket: LiveBucket) -> tuple[str, ...]:
+        """The state tensors that the rule keeps for a bucket's parameters."""
+        return tuple(self.rule.state_names(self._hypers[bucket.place.group]))
+
+    def step(self, hypers: Sequence[Hyper], loss_scale: float | None) -> Outcome:
+        """One transaction; see :mod:`adamesh.engine.transaction`."""
+        if self.hooks.superseded is not None:
+            raise ParameterError(
+                f"parameter {self.hooks.superseded!r} belongs to a newer optimizer by now, so this one no longer sees "
+                "its gradient. Step the newer one, or build one optimizer with several parameter groups"
+            )
+        self._hypers = hypers
+        try:
+            outcome = self.transaction.run(hypers, self.wake, self.plan.max_grad_norm, loss_scale)
+            self.last_stats = self.transaction.stats(outcome.committed)
+        finally:
+            self._meter.reset()
+        self.hooks.attach(self.buckets)
+        return outcome
+
+    def quiesce(self) -> None:
+        """Before a collective outside ``step``: if any rank has launched buckets, all launch the rest. Collective."""
+        dirty = self.mesh.world.exchange(bytes([self.reducer.dirty]), "quiesce")
+        if any(message[0] for message in dirty):
+            self.reducer.flush()
+
+    def agree(self, failure: AdameshError | None, kind: type[AdameshError], topic: str) -> None:
+        """Raise, on every rank, if any has an error: its own, or as ``kind`` the first other's. Collective."""
+        reasons = self.mesh.world.exchange(b"" if failure is None else str(failure).encode(), topic)
+        if failure is not None:
+            raise failure
+        for rank, reason in enumerate(reasons):
+            if reason:
+                raise kind(f"on worker {rank}: {reason.decode()}")
+
+    def first_says(self, content: Any) -> Any:
+        """What the first worker gives, as JSON brings it, on every worker. Collective."""
+        message = json.dumps(content).encode() if self.mesh.world.rank == 0 else b""
+        return json.loads(self.mesh.world.exchange(message, "first says")[0])
+
+    def _specs(self, named: Sequence[tuple[str, nn.Parameter]], group: int, hypers: Sequence[Hyper]) -> list[ParamSpec]:
+        group_of = {id(param): g for g in range(group, len(hypers)) for param in hypers[g]["params"]}
+        return [self._spec(name, param, group_of[id(param)]) for name, param in named]
+
+    def _spec(self, name: str, param: nn.Parameter, group: int) -> ParamSpec:
+        if param.device != self._device:
+            raise ParameterError(
+                f"parameter {name!r} is on {param.device} and others are on {self._device}: one optimizer keeps its "
+                "parameters on one device. Move the model to one device first"
+            )
+        if not (param.is_floating_point() or param.is_complex()):
+            raise ParameterError(f"parameter {name!r} is of dtype {param.dtype}: only floating-point parameters train")
+        real = torch.view_as_real(param.detach()) if param.is_complex() else param
+        return ParamSpec(
+            name=name,
+            shape=tuple(real.shape),
+            dtype=str(real.dtype).removeprefix("torch."),
+            device=param.device.type,
+            group=group,
+            itemsize=real.element_size(),
+            frozen=not param.requires_grad,
+        )
+
+    def _compare(self, layout: Layout) -> None:
+        """Raise on every rank if layouts differ, naming the first parameter that does."""
+        digest = hashlib.sha256(layout.description).digest()
+        digests = self.mesh.world.exchange(digest, "add_param_group")
+        if all(other == digests[0] for other in digests):
+            return
+        descriptions = self.mesh.world.exchange(layout.description, "add_param_group")
+        rank = next(r for r, description in enumerate(descriptions) if description != descriptions[0])
+        mismatch = first_mismatch(descriptions[rank], descriptions[0])
+        raise LayoutError(
+            f"worker {rank} and worker 0 have different parameters: {mismatch}. "
+            "Every worker must build the same model and the same parameter groups in the same order"
+        )
+
+
+def without_params(hyper: Mapping[str, object]) -> dict[str, object]:
+    """A parameter group without its parameters."""
+    return {key: value for key, value in hyper.items() if key not in ("params", "param_names")}

@@ -1,0 +1,67 @@
+"""The header of a step: what every rank must know of the others before a step can be made, in a few hundred bytes."""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Flags", "Header", "Vote"]
+
+Flags = Sequence[bool] | npt.NDArray[np.bool_]
+
+_HEAD = struct.Struct("<IQ8sB")
+_VOTE = struct.Struct("<Bd")
+
+
+@dataclass(frozen=True)
+class Header:
+    """One rank's view of the window that ends. Flags are per bucket or per slot, in layout order."""
+
+    epoch: int
+    step: int
+    settings: bytes
+    """Eight bytes that tell this rank's hyper-parameters from others."""
+    failed: bool
+    """This rank has an error to raise; everybody raises it."""
+    resend: Flags
+    """Buckets that were completed or rewritten after they left."""
+    wide: Flags
+    """Low-precision buckets that hold sums of several backwards in float32."""
+    used: Flags
+    """Slots that have a gradient."""
+    changed: Flags
+    """Slots whose parameter was written from outside since the last commit."""
+
+    def pack(self) -> bytes:
+        """The same length on every rank of one layout."""
+        flags = np.array([*self.resend, *self.wide, *self.used, *self.changed], dtype=bool)
+        return _HEAD.pack(self.epoch, self.step, self.settings, self.failed) + np.packbits(flags).tobytes()
+
+    @classmethod
+    def unpack(cls, message: bytes, num_buckets: int, num_slots: int) -> "Header":
+        """The inverse of :meth:`pack`."""
+        epoch, step, settings, failed = _HEAD.unpack_from(message)
+        bits = np.unpackbits(np.frombuffer(message, dtype=np.uint8, offset=_HEAD.size)).astype(bool)
+        cuts = np.cumsum([num_buckets, num_buckets, num_slots, num_slots])
+        resend, wide, used, changed, _ = np.split(bits, cuts)
+        return cls(epoch, step, settings, bool(failed), resend, wide, used, changed)
+
+
+@dataclass(frozen=True)
+class Vote:
+    """One rank's word before the commit: whether it is ready, and its share of the squared gradient norm."""
+
+    failed: bool
+    squares: float
+
+    def pack(self) -> bytes:
+        """Nine bytes."""
+        return _VOTE.pack(self.failed, self.squares)
+
+    @classmethod
+    def unpack(cls, message: bytes) -> "Vote":
+        """The inverse of :meth:`pack`."""
+        failed, squares = _VOTE.unpack(message)
+        return cls(bool(failed), squares)

@@ -1,0 +1,71 @@
+"""What a step cost: bytes and seconds, counted where they are spent."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from adamesh.comm.base import Communicator, Work
+
+__all__ = ["Meter", "StepStats"]
+
+
+@dataclass(frozen=True)
+class StepStats:
+    """What the last step did and cost on this rank."""
+
+    step: int
+    """Steps made so far, skipped ones included; one that raised an error was not made."""
+    committed: bool
+    """False if the step was skipped, on all workers (a non-finite gradient under a gradient scaler)."""
+    world_size: int
+    bytes_up: int
+    """Gradient bytes this rank sent, repeated ones included."""
+    bytes_down: int
+    """Parameter bytes this rank sent."""
+    bytes_control: int
+    """Bytes of headers and votes this rank sent."""
+    comm_exposed_s: float
+    """Seconds this rank waited for communication inside ``step()``: what backward did not hide."""
+    state_bytes: int
+    """Optimizer state on this rank: moments, and master weights where they are kept apart."""
+    buffer_bytes: int
+    """Buckets on this rank: parameters, gradients, and what arrives from others."""
+    buckets_resent: int
+    """Buckets sent again in ``step()`` because some rank completed or rewrote them after they left."""
+    staleness: int = 0
+    """Steps between reading parameters and applying their gradient."""
+
+
+class Meter:
+    """Adds up one step's bytes and waiting; the clock is given, because the engine has none."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.reset()
+
+    def reset(self) -> None:
+        """Start counting afresh: a step has ended."""
+        self.bytes_up = self.bytes_down = self.bytes_control = self.buckets_resent = 0
+        self.exposed_s = 0.0
+
+    def wait(self, work: Work) -> None:
+        """Wait for a collective, and count the time."""
+        start = self._clock()
+        work.wait()
+        self.exposed_s += self._clock() - start
+
+    def read(self, value: float | Tensor) -> float:
+        """A number that may still be computed on a device, behind collectives; the wait is counted."""
+        start = self._clock()
+        number = float(value)
+        self.exposed_s += self._clock() - start
+        return number
+
+    def exchange(self, comm: Communicator, message: bytes, topic: str) -> list[bytes]:
+        """A control message, counted."""
+        start = self._clock()
+        answers = comm.exchange(message, topic)
+        self.exposed_s += self._clock() - start
+        self.bytes_control += len(message) * (comm.size - 1)
+        return answers

@@ -1,0 +1,95 @@
+"""Owners: each rank keeps master weights and optimizer state for its shard of every bucket, and updates it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adamesh.comm.base import Communicator, chunk
+from adamesh.engine.bucket import LiveBucket, LiveSlot, state_dtype
+from adamesh.layout import Layout, Piece
+from adamesh.rules.base import Hyper, Operands, Rule
+
+__all__ = ["OwnedPiece", "Shard"]
+
+
+@dataclass(frozen=True)
+class OwnedPiece:
+    """One parameter's part of a shard: views into the master and the state, and its update count."""
+
+    slot: LiveSlot
+    place: Piece
+    master: Tensor
+    state: Mapping[str, Tensor]
+    step: Tensor
+
+
+class Shard:
+    """This rank's slice of one bucket.
+
+    The master is the slice of ``param_N`` itself where that has full precision; else a float32 copy.
+    """
+
+    def __init__(self, bucket: LiveBucket, layout: Layout, comm: Communicator, state_names: tuple[str, ...]) -> None:
+        self.bucket = bucket
+        self.view_S = chunk(bucket.param_N, comm.rank, comm.size)
+        dtype = state_dtype(bucket.dtype)
+        self.separate = dtype != bucket.dtype
+        self.master_S = self.view_S.to(dtype) if self.separate else self.view_S
+        self.state_S = {name: torch.zeros_like(self.master_S) for name in state_names}
+        by_param = {slot.place.param: slot for slot in bucket.slots}
+        self.pieces = tuple(
+            self._piece(by_param[place.param], place) for place in layout.pieces(bucket.place.index, comm.rank)
+        )
+
+    def _piece(self, slot: LiveSlot, place: Piece) -> OwnedPiece:
+        run = slice(place.offset, place.offset + place.stop - place.start)
+        step = torch.tensor(float(slot.steps), dtype=torch.float32, device=self.master_S.device)
+        return OwnedPiece(slot, place, self.master_S[run], {k: v[run] for k, v in self.state_S.items()}, step)
+
+    @property
+    def state_bytes(self) -> int:
+        """Moments, and the master where it is kept apart."""
+        tensors = [*self.state_S.values(), *([self.master_S] if self.separate else [])]
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+    def refresh(self, slot: LiveSlot) -> None:
+        """A parameter was changed from outside, on all ranks: take its new value as the master's.
+
+        Where the value is still the master's rounding, the master stays: writing a parameter's own value back (a
+        loaded model, an average swapped in and out) loses no precision.
+        """
+        for piece in self.pieces:
+            if piece.slot is slot and self.separate:
+                value = slot.value[piece.place.start : piece.place.stop]
+                kept = piece.master.to(value.dtype) == value
+                piece.master.copy_(torch.where(kept, piece.master, value.to(piece.master.dtype)))
+
+    def update(self, rule: Rule, hyper: Hyper, used: set[int], coefficient: float) -> None:
+        """One step of the rule on the pieces of the parameters that some rank used.
+
+        Args:
+            used: parameter numbers.
+            coefficient: the clipping coefficient, 1.0 where nothing is clipped.
+        """
+        reduced_S = self.bucket.reduced_S
+        assert reduced_S is not None
+        if coefficient != 1.0:
+            # Where there was nobody to sum with, this is p.grad's own memory, which is not ours to scale.
+            alone = self.bucket.grad_N is not None and reduced_S.data_ptr() == self.bucket.send_N.data_ptr()
+            reduced_S = reduced_S * coefficient if alone else reduced_S.mul_(coefficient)
+        moving = [piece for piece in self.pieces if piece.place.param in used]
+        if not moving:
+            return
+        grads = [reduced_S[p.place.offset : p.place.offset + p.place.stop - p.place.start] for p in moving]
+        names = rule.state_names(hyper)
+        rule.update(
+            Operands(
+                params=[piece.master for piece in moving],
+                grads=grads,
+                state={name: [piece.state[name] for piece in moving] for name in names},
+                steps=[piece.step for piece in moving],
+            ),
+            hyper,
+        )

@@ -1,0 +1,242 @@
+"""Optimizer state out of an engine and back: by parameter name and element range, whatever the world size."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from adamesh.comm.base import chunk
+from adamesh.engine.bucket import flat_real, state_dtype
+from adamesh.engine.engine import Engine
+from adamesh.errors import CheckpointError, LayoutError, StateLost
+from adamesh.reshard import Range, plan_copies
+
+__all__ = [
+    "MASTER",
+    "HeldRun",
+    "PieceSource",
+    "StateSource",
+    "export_pieces",
+    "fetch",
+    "gather_full",
+    "restore",
+]
+
+MASTER = "master"
+"""The key of a separate full-precision master among a parameter's state tensors."""
+
+
+@dataclass(frozen=True)
+class HeldRun:
+    """Elements ``start:stop`` of one flattened parameter's state, as one rank holds them (flat, real)."""
+
+    name: str
+    start: int
+    stop: int
+    tensors: Mapping[str, Tensor]
+
+
+class StateSource(Protocol):
+    """Where :func:`restore` reads from."""
+
+    def steps(self, name: str) -> int | None:
+        """Committed updates of a parameter; None if the source knows no state of it."""
+
+    def keys(self, name: str) -> Sequence[str]:
+        """The state tensors there are of a parameter."""
+
+    def read(self, name: str, key: str, start: int, stop: int) -> Tensor:
+        """Elements ``start:stop`` of one state tensor, flat and real. Raises LayoutError if some are missing."""
+
+
+@dataclass
+class PieceSource:
+    """State held as runs, from any number of ranks."""
+
+    runs: Sequence[HeldRun]
+    counts: Mapping[str, int]
+    _by_name: dict[str, list[HeldRun]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._by_name = {}
+        for run in self.runs:
+            self._by_name.setdefault(run.name, []).append(run)
+
+    def steps(self, name: str) -> int | None:
+        return self.counts.get(name)
+
+    def keys(self, name: str) -> Sequence[str]:
+        runs = self._by_name.get(name, [])
+        return tuple(runs[0].tensors) if runs else ()
+
+    def read(self, name: str, key: str, start: int, stop: int) -> Tensor:
+        runs = [run for run in self._by_name.get(name, []) if key in run.tensors]
+        copies = plan_copies((Range(i, r.start, r.stop) for i, r in enumerate(runs)), start, stop, name)
+        parts = [runs[c.source].tensors[key][c.source_start : c.source_stop] for c in copies]
+        return parts[0] if len(parts) == 1 else torch.cat([*parts]) if parts else torch.empty(0)
+
+
+def export_pieces(engine: Engine) -> list[HeldRun]:
+    """This rank's state, as views; no collective.
+
+    Raises:
+        StateLost: it is torn.
+    """
+    _refuse_torn(engine)
+    runs = []
+    for index in sorted(engine.transaction.shards):
+        shard = engine.transaction.shards[index]
+        for piece in shard.pieces:
+            tensors = dict(piece.state)
+            if shard.separate:
+                tensors[MASTER] = piece.master
+            runs.append(HeldRun(piece.slot.name, piece.place.start, piece.place.stop, tensors))
+    return runs
+
+
+def fetch(engine: Engine, source: StateSource) -> PieceSource:
+    """Read and check what this rank needs of a source: with that, :func:`restore` cannot fail. No collective.
+
+    Raises:
+        CheckpointError: elements or state tensors are missing, or there are some that this optimizer does not keep.
+    """
+    counts = {slot.name: source.steps(slot.name) or 0 for slot in engine.slots}
+    runs = []
+    for bucket in engine.buckets:
+        shard = engine.transaction.shards.get(bucket.place.index)
+        keys = tuple(shard.state_S) if shard else engine.state_names(bucket)
+        slots = {slot.place.param: slot for slot in bucket.slots if counts[slot.name]}
+        for slot in slots.values():
+            _check_keys(slot.name, set(source.keys(slot.name)) - {MASTER}, set(keys))
+        for piece in engine.layout.pieces(bucket.place.index, engine.mesh.shard.rank):
+            if piece.param not in slots:
+                continue
+            name = slots[piece.param].name
+            wanted = (*keys, MASTER) if bucket.low_precision and MASTER in source.keys(name) else keys
+            tensors = {key: _read(source, name, key, piece.start, piece.stop) for key in wanted}
+            runs.append(HeldRun(name, piece.start, piece.stop, tensors))
+    return PieceSource(runs, counts)
+
+
+def restore(engine: Engine, source: StateSource, step_number: int) -> None:
+    """Overwrite this rank's state from a source; no collective.
+
+    Everything is read and checked before anything is written, so an error leaves the state as it was. A
+    parameter of which the source has no count has never been updated: its state becomes that of a new one.
+
+    Raises:
+        CheckpointError: what :func:`fetch` says.
+    """
+    held = fetch(engine, source)
+    for bucket in engine.buckets:
+        if not bucket.awake and any(held.steps(slot.name) for slot in bucket.slots):
+            engine.wake(bucket)
+    with torch.no_grad():
+        for shard in engine.transaction.shards.values():
+            for piece in shard.pieces:
+                name, start, stop = piece.slot.name, piece.place.start, piece.place.stop
+                for key, target in piece.state.items():
+                    if held.steps(name):
+                        target.copy_(held.read(name, key, start, stop))
+                    else:
+                        target.zero_()
+                if shard.separate:
+                    has_master = MASTER in held.keys(name)
+                    value = held.read(name, MASTER, start, stop) if has_master else piece.slot.value[start:stop]
+                    piece.master.copy_(value)
+                piece.step.fill_(float(held.steps(name) or 0))
+    for slot in engine.slots:
+        slot.steps = held.steps(slot.name) or 0
+        slot.param_version = slot.param._version
+    engine.transaction.go_on_from(step_number)
+
+
+def refresh_values(engine: Engine) -> None:
+    """Take parameters as they are now into the buckets (they were loaded from outside)."""
+    for slot in engine.slots:
+        if slot.moved or not slot.aliased:
+            slot.adopt()
+
+
+def gather_full(engine: Engine) -> dict[str, dict[str, Tensor]]:
+    """Whole state tensors by parameter name, in the parameters' shapes; empty but on world rank 0. Collective.
+
+    Raises:
+        StateLost: it is torn.
+    """
+    _refuse_torn(engine)
+    engine.quiesce()
+    comm, first = engine.mesh.shard, engine.mesh.world.rank == 0
+    full: dict[str, dict[str, Tensor]] = {}
+    for index in sorted(engine.transaction.shards):
+        shard = engine.transaction.shards[index]
+        tensors = dict(shard.state_S)
+        if shard.separate:
+            tensors[MASTER] = shard.master_S
+        for key, tensor_S in tensors.items():
+            buffer_N = comm.allocate(shard.bucket.place.numel, tensor_S.dtype, tensor_S.device)
+            chunk(buffer_N, comm.rank, comm.size).copy_(tensor_S)
+            comm.all_gather(buffer_N).wait()
+            if first:
+                for slot in shard.bucket.slots:
+                    run = buffer_N[slot.place.start : slot.place.stop]
+                    full.setdefault(slot.name, {})[key] = slot.shaped(run).clone()
+    return full
+
+
+def scatter_full(
+    engine: Engine,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    keys: Sequence[tuple[str, str]],
+    counts: Mapping[str, int],
+) -> PieceSource:
+    """Send whole state tensors from world rank 0 to everybody, who keep the runs they own. Collective.
+
+    Args:
+        engine: the engine that will be restored.
+        tensors: by parameter name and key; read on rank 0 only.
+        keys: which there are, in order, the same on every rank.
+        counts: committed updates by parameter name.
+    """
+    world = engine.mesh.world
+    slots = {slot.name: slot for slot in engine.slots}
+    owned: dict[str, tuple[int, int]] = {}
+    for place in (
+        p for bucket in engine.buckets for p in engine.layout.pieces(bucket.place.index, engine.mesh.shard.rank)
+    ):
+        owned[engine.layout.params[place.param].name] = (place.start, place.stop)
+    # Of parameters that this rank owns nothing of, an empty run: what keys there are is checked on all ranks.
+    owned = {name: owned.get(name, (0, 0)) for name in slots}
+    kept: dict[str, dict[str, Tensor]] = {name: {} for name in slots}
+    for name, key in keys:
+        value = slots[name].value
+        buffer = world.allocate(value.numel(), state_dtype(value.dtype), value.device)
+        if world.rank == 0:
+            buffer.copy_(flat_real(tensors[name][key]))
+        world.broadcast(buffer, src=0).wait()
+        start, stop = owned[name]
+        kept[name][key] = buffer[start:stop].clone()
+    return PieceSource([HeldRun(name, *owned[name], kept[name]) for name in slots], counts)
+
+
+def _refuse_torn(engine: Engine) -> None:
+    """A torn state must not pass for a good one; after an aborted step the state is good."""
+    if isinstance(engine.transaction.broken, StateLost):
+        engine.transaction.refuse_if_broken()
+
+
+def _check_keys(name: str, saved: set[str], kept: set[str]) -> None:
+    if saved and saved != kept:
+        raise CheckpointError(
+            f"the saved state of {name!r} is {sorted(saved)} and this optimizer keeps {sorted(kept)}: load it into an "
+            "optimizer built with the same options (amsgrad, for one)"
+        )
+
+
+def _read(source: StateSource, name: str, key: str, start: int, stop: int) -> Tensor:
+    try:
+        return source.read(name, key, start, stop)
+    except LayoutError as error:
+        raise CheckpointError(str(error)) from error

@@ -1,0 +1,373 @@
+"""One step: begin, exchange, vote, commit or abort. Until the commit, nothing a step touches has changed.
+
+    header   who has what: incomplete and rewritten buckets, used slots, parameters changed from outside, errors
+    drain    every bucket has arrived and is summed
+    vote     is everybody ready, and what is the norm of the mean gradient
+    commit   update and gather, bucket by bucket
+
+An error before the commit is raised on every rank and leaves parameters and state as they were. A commit that
+is cut short leaves a *torn* optimizer, which says so and refuses to go on until it is loaded.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adamesh.comm.base import Mesh
+from adamesh.engine.bucket import LiveBucket, LiveSlot
+from adamesh.engine.gather import Gather
+from adamesh.engine.header import Flags, Header, Vote
+from adamesh.engine.meter import Meter, StepStats
+from adamesh.engine.owner import Shard
+from adamesh.engine.reducer import Reducer
+from adamesh.errors import (
+    AdameshError,
+    CommunicationError,
+    ConfigurationError,
+    GradientError,
+    ParameterError,
+    StateLost,
+    StepOutOfSync,
+)
+from adamesh.membership.base import Membership
+from adamesh.rules.base import Hyper, Rule
+from adamesh.sync.base import Schedule
+
+__all__ = ["Outcome", "Transaction"]
+
+_EDITED = (
+    "the gradient of {name!r} was changed after it was sent to the other workers (clip_grad_norm_ or "
+    "GradScaler.unscale_ do that), so the change would be lost. Clip with Plan(max_grad_norm=...), scale with "
+    "adamesh.GradScaler, or send in step() with Plan(overlap=False)"
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a step ended, the same on every rank."""
+
+    committed: bool
+    norm: float
+    """Global norm of the mean gradient, unscaled, before clipping."""
+
+
+class Transaction:
+    """Makes steps out of the reducer, the owners and the gather."""
+
+    def __init__(
+        self,
+        mesh: Mesh,
+        reducer: Reducer,
+        rule: Rule,
+        schedule: Schedule,
+        membership: Membership,
+        meter: Meter,
+    ) -> None:
+        self.reducer = reducer
+        self.shards: dict[int, Shard] = {}
+        """Bucket index -> this rank's slice; dormant buckets have none."""
+        self.step_number = 0
+        self.broken: AdameshError | None = None
+        """Why no further step can be made, or None."""
+        self._mesh = mesh
+        self._rule = rule
+        self._schedule = schedule
+        self._membership = membership
+        self._meter = meter
+        self._gather = Gather(mesh.shard, meter)
+
+    def run(
+        self,
+        hypers: Sequence[Hyper],
+        wake: Callable[[LiveBucket], None],
+        max_grad_norm: float | None,
+        loss_scale: float | None,
+    ) -> Outcome:
+        """Make one step.
+
+        Args:
+            hypers: the parameter groups.
+            wake: makes a dormant bucket travel and gives it state.
+            max_grad_norm: clip the global norm to this.
+            loss_scale: the factor in the gradients, under a gradient scaler: a non-finite one then skips the step.
+
+        Raises:
+            GradientError, ParameterError, StepOutOfSync, CommunicationError: before the commit; nothing changed.
+            StateLost: the commit was cut short, now or earlier.
+        """
+        self.refuse_if_broken()
+        try:
+            used = self._agree(hypers, wake)
+            squares = self._drain(self._membership.weight / (loss_scale or 1.0))
+        except CommunicationError as error:
+            self.broken = type(error)(
+                f"step {self.step_number} was aborted because workers were lost, and these workers cannot go on: "
+                "parameters and state are those before that step. Restart with the workers that are left, and load "
+                f"the last checkpoint. The cause: {error}"
+            )
+            raise self.broken from error
+        norm = math.sqrt(squares)
+        committed = loss_scale is None or math.isfinite(norm)
+        if committed:
+            coefficient = 1.0
+            if max_grad_norm is not None:
+                # torch.nn.utils.clip_grad_norm_'s formula; in this order min() passes a NaN on, as torch's clamp does.
+                coefficient = min(max_grad_norm / (norm + 1e-6), 1.0)
+            self._commit(hypers, used, coefficient)
+        self.reducer.close_window()
+        self.go_on_from(self.step_number + 1)
+        return Outcome(committed, norm)
+
+    def go_on_from(self, step_number: int) -> None:
+        """The state is whole and that of ``step_number`` steps: a step has ended, or a checkpoint was loaded."""
+        self.step_number = step_number
+        self.reducer.islands_agree = self._schedule.at(step_number).gradients
+        self.broken = None
+
+    def refuse_if_broken(self) -> None:
+        """Raise what stops further steps, if anything does."""
+        if self.broken is not None:
+            raise type(self.broken)(str(self.broken))
+
+    def stats(self, committed: bool) -> StepStats:
+        """What the meter counted since it was reset, with what is held."""
+        meter = self._meter
+        return StepStats(
+            step=self.step_number,
+            committed=committed,
+            world_size=self._mesh.world.size,
+            bytes_up=meter.bytes_up,
+            bytes_down=meter.bytes_down,
+            bytes_control=meter.bytes_control,
+            comm_exposed_s=meter.exposed_s,
+            state_bytes=sum(shard.state_bytes for shard in self.shards.values()),
+            buffer_bytes=sum(bucket.buffer_bytes for bucket in self.reducer.buckets),
+            buckets_resent=meter.buckets_resent,
+        )
+
+    # -- begin -----------------------------------------------------------------------------------------------
+
+    def _agree(self, hypers: Sequence[Hyper], wake: Callable[[LiveBucket], None]) -> set[int]:
+        """Exchange headers, send what must be sent (again); returns the parameters that some rank used."""
+        reducer, buckets = self.reducer, self.reducer.buckets
+        reducer.flush()
+        edited = reducer.inspect()
+        slots = [slot for bucket in buckets for slot in bucket.slots]
+        is_changed = [slot.changed for slot in slots]
+        changed = [slot for slot, it_is in zip(slots, is_changed, strict=True) if it_is]
+        failure: AdameshError | None = next(filter(None, map(_misfit, changed)), None)
+        if failure is None and reducer.failure is not None:
+            failure = GradientError(reducer.failure)
+        elif failure is None and edited:
+            failure = GradientError(_EDITED.format(name=edited[0].name))
+        failure = failure or self._bad_hyper(hypers)
+        mine = Header(
+            epoch=self._membership.epoch,
+            step=self.step_number,
+            settings=_short_hash(self._settings(hypers).encode()),
+            failed=failure is not None,
+            resend=[bucket.rewritten for bucket in buckets],
+            wide=[not bucket.wide and any(slot.wide_valid for slot in bucket.slots) for bucket in buckets],
+            used=[slot.param.grad is not None for slot in slots],
+            changed=is_changed,
+        )
+        messages = self._meter.exchange(self._mesh.world, mine.pack(), "step")
+        headers = [Header.unpack(message, len(buckets), len(slots)) for message in messages]
+        self._refuse(headers, slots, hypers, failure)
+        if changed:
+            self._refresh(changed)
+
+        some_used = _any_rank([header.used for header in headers])
+        some_wide = _any_rank([header.wide for header in headers])
+        some_resend = _any_rank([header.resend for header in headers])
+        used = {slot.place.param for slot, it_is in zip(slots, some_used, strict=True) if it_is}
+        for bucket, wide, again in zip(buckets, some_wide, some_resend, strict=True):
+            stirred = not bucket.awake and any(slot.place.param in used for slot in bucket.slots)
+            if stirred:
+                wake(bucket)
+            if stirred or wide or again:
+                reducer.resend(bucket, wide)
+        return used
+
+    def _refresh(self, changed: Sequence[LiveSlot]) -> None:
+        """Take over what was written to parameters from outside, on all ranks, if it was the same on all."""
+        for slot in changed:
+            if slot.moved or not slot.aliased:
+                slot.adopt()
+            slot.param_version = -1  # changed, until it is known to be the same everywhere
+        # Costs a read of what changed; this is a rare step (a loaded model, an average swapped in).
+        digests = b"".join(_digest(slot) for slot in changed)
+        answers = self._meter.exchange(self._mesh.world, digests, "changed")
+        for rank, answer in enumerate(answers):
+            if answer != answers[0]:
+                theirs, first = (np.frombuffer(a, dtype=np.int64) for a in (answer, answers[0]))
+                name = changed[int(np.flatnonzero(theirs != first)[0])].name
+                self.reducer.settle()
+                raise ParameterError(
+                    f"parameter {name!r} was changed from outside, to another value on worker {rank} than on worker 0: "
+                    "replicas would part. Call adamesh.broadcast_module(model) on every worker after changing it"
+                )
+        for slot in changed:
+            for shard in self.shards.values():
+                shard.refresh(slot)
+            slot.param_version = slot.param._version
+
+    def _bad_hyper(self, hypers: Sequence[Hyper]) -> ConfigurationError | None:
+        """Whether somebody (a scheduler, say) has set a hyper-parameter that the rule cannot work with."""
+        try:
+            for hyper in hypers:
+                self._rule.check(hyper)
+            for shard in self.shards.values():
+                hyper = hypers[shard.bucket.place.group]
+                missing = set(self._rule.state_names(hyper)) - shard.state_S.keys()
+                if missing:
+                    return ConfigurationError(
+                        f"a parameter group was changed so that it needs {sorted(missing)}, which it has not kept from "
+                        "the start (amsgrad, for one, cannot be switched on later): build a new optimizer"
+                    )
+        except ConfigurationError as error:
+            return error
+        except (TypeError, ValueError, KeyError) as error:
+            given = {key: value for key, value in hyper.items() if key != "params"}
+            return ConfigurationError(f"a hyper-parameter is missing or of the wrong kind ({error!r}): {given}")
+        return None
+
+    def _settings(self, hypers: Sequence[Hyper]) -> str:
+        """The hyper-parameters of all groups, in words that are the same for the same numbers."""
+        names = self._rule.hyper_names
+        plain = [{n: h[n].item() if isinstance(h[n], Tensor) else h[n] for n in names if n in h} for h in hypers]
+        return "; ".join(f"group {index}: {group}" for index, group in enumerate(plain))
+
+    def _refuse(
+        self,
+        headers: Sequence[Header],
+        slots: Sequence[LiveSlot],
+        hypers: Sequence[Hyper],
+        failure: AdameshError | None,
+    ) -> None:
+        """Raise, on every rank alike, if any rank's header says that this step cannot be made."""
+        for rank, header in enumerate(headers):
+            if (header.epoch, header.step) != (headers[0].epoch, headers[0].step):
+                self.reducer.settle()
+                raise StepOutOfSync(
+                    f"worker {rank} is at step {header.step} (epoch {header.epoch}), worker 0 at step "
+                    f"{headers[0].step} (epoch {headers[0].epoch}): every worker must call step() equally often. "
+                    "Give all workers the same number of batches, or load the same checkpoint on all"
+                )
+        if any(header.failed for header in headers):
+            reasons = self._mesh.world.exchange(_encode(failure), "errors")
+            self.reducer.settle()
+            raise _decode(reasons)
+        if any(header.settings != headers[0].settings for header in headers):
+            settings = self._mesh.world.exchange(self._settings(hypers).encode(), "settings")
+            self.reducer.settle()
+            rank = next(rank for rank, text in enumerate(settings) if text != settings[0])
+            raise ConfigurationError(
+                f"worker {rank} has hyper-parameters {settings[rank].decode()} and worker 0 {settings[0].decode()}; "
+                "slices of one parameter would be updated differently. Set them alike on all workers; a scheduler that "
+                "looks at the loss must be given the mean over workers"
+            )
+        changed = np.array([header.changed for header in headers], dtype=bool)
+        parted = np.flatnonzero(changed.any(axis=0) & ~changed.all(axis=0))
+        if parted.size:
+            slot, ranks = slots[parted[0]], np.flatnonzero(changed[:, parted[0]]).tolist()
+            self.reducer.settle()
+            raise ParameterError(
+                f"parameter {slot.name!r} was changed from outside on worker(s) {ranks} but not on all "
+                f"{len(headers)}: replicas would part. Change it on every worker, or call "
+                "adamesh.broadcast_module(model) on every worker afterwards"
+            )
+
+    # -- exchange and vote -----------------------------------------------------------------------------------
+
+    def _drain(self, scale: float) -> float:
+        """Sum all buckets and vote; returns the squared norm of the mean gradient."""
+        failure: Exception | None = None
+        squares = 0.0
+        try:
+            squares = self._meter.read(self.reducer.drain(scale))
+        except CommunicationError:
+            raise
+        except Exception as error:  # told to the others by the vote, then raised
+            failure = error
+        messages = self._meter.exchange(self._mesh.world, Vote(failure is not None, squares).pack(), "vote")
+        votes = [Vote.unpack(message) for message in messages]
+        failed = [rank for rank, vote in enumerate(votes) if vote.failed]
+        if not failed:
+            return sum(vote.squares for vote in votes)
+        self.reducer.close_window()
+        if failure is not None:
+            raise failure
+        raise StepOutOfSync(
+            f"worker(s) {failed} failed while summing gradients; the step was aborted and nothing was changed. "
+            "Their own error says why"
+        )
+
+    # -- commit ----------------------------------------------------------------------------------------------
+
+    def _commit(self, hypers: Sequence[Hyper], used: set[int], coefficient: float) -> None:
+        try:
+            gathers = []
+            for bucket in self.reducer.buckets:
+                if any(slot.place.param in used for slot in bucket.slots):
+                    shard = self.shards[bucket.place.index]
+                    shard.update(self._rule, hypers[bucket.place.group], used, coefficient)
+                    gathers.append((bucket, self._gather.launch(shard)))
+            for bucket, work in gathers:
+                self._gather.land(bucket, work, used)
+        except BaseException as error:
+            self.broken = StateLost(
+                f"the commit of step {self.step_number} was cut short ({type(error).__name__}: {error}): some "
+                "slices are updated and others are not. Load a checkpoint with adamesh.load before going on"
+            )
+            # Everything that went up has arrived; other ranks may have committed and closed theirs.
+            self.reducer.close_window()
+            if isinstance(error, Exception):
+                raise self.broken from error
+            raise
+
+
+def _any_rank(flags: Sequence[Flags]) -> list[bool]:
+    by_rank = np.array(flags, dtype=bool)
+    return [bool(flag) for flag in np.logical_or.reduce(by_rank, axis=0)]
+
+
+def _digest(slot: LiveSlot) -> bytes:
+    """Eight bytes that tell a parameter's bits from others."""
+    bits = slot.value.detach().cpu().view(torch.uint8).numpy().tobytes()
+    return _short_hash(bits)
+
+
+def _short_hash(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=8).digest()
+
+
+def _misfit(slot: LiveSlot) -> ParameterError | None:
+    """Whether a parameter changed in a way that its place in the bucket cannot follow."""
+    if slot.fits:
+        return None
+    return ParameterError(
+        f"parameter {slot.name!r} is now {tuple(slot.param.shape)} {slot.param.dtype} on {slot.param.device}, which is "
+        "not what the optimizer was built with. Build the optimizer after moving, casting or resizing the model"
+    )
+
+
+_KINDS: tuple[type[AdameshError], ...] = (GradientError, ParameterError, ConfigurationError)
+
+
+def _encode(failure: AdameshError | None) -> bytes:
+    if failure is None:
+        return b""
+    kind = next(index for index, known in enumerate(_KINDS) if isinstance(failure, known))
+    return bytes([kind]) + str(failure).encode()
+
+
+def _decode(reasons: Sequence[bytes]) -> AdameshError:
+    """The lowest failed rank's error, so that all ranks raise the same one."""
+    rank = next(rank for rank, reason in enumerate(reasons) if reason)
+    return _KINDS[reasons[rank][0]](f"on worker {rank}: {reasons[rank][1:].decode()}")

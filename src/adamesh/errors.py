@@ -1,0 +1,61 @@
+"""Every error adamesh raises, as one tree.
+
+Each message names the value that was wrong, the rule it broke, and what to do about it. Errors that a
+caller can cause are also ``ValueError``s; errors of the world around us are also ``RuntimeError``s.
+"""
+
+
+class AdameshError(Exception):
+    """The root: ``except adamesh.AdameshError`` catches everything adamesh raises on purpose."""
+
+
+class ConfigurationError(AdameshError, ValueError):
+    """A value given by the caller is out of range, misspelt, or of the wrong kind."""
+
+
+class IncompatiblePlan(ConfigurationError):
+    """Two settings of a :class:`adamesh.Plan` that are unsound together."""
+
+
+class LayoutError(ConfigurationError):
+    """Parameters cannot be laid out in buckets, or ranks disagree about how they are."""
+
+
+class GradientError(AdameshError, ValueError):
+    """A gradient is of a kind that cannot be sent, or was changed after it was sent."""
+
+
+class ParameterError(AdameshError, ValueError):
+    """A parameter was changed, moved or replaced in a way that the replicas cannot follow."""
+
+
+class CommunicationError(AdameshError, RuntimeError):
+    """A collective did not complete."""
+
+
+class PeerLost(CommunicationError):
+    """Another worker died, left, or failed while this one waited for it."""
+
+
+class CommunicationTimeout(CommunicationError):
+    """Another worker did not take part in a collective in time."""
+
+
+class StepOutOfSync(AdameshError, RuntimeError):
+    """Workers are at different steps, or one of them failed inside a step: the step was aborted."""
+
+
+class StateLost(AdameshError, RuntimeError):
+    """A commit was cut short: this optimizer's state is torn and refuses to go on until loaded."""
+
+
+class CheckpointError(AdameshError, ValueError):
+    """A checkpoint is missing, incomplete, altered, or does not fit the model."""
+
+
+class DataError(AdameshError, ValueError):
+    """A data file is missing, truncated, altered, or not in the format it claims."""
+
+
+class Diverged(AdameshError, RuntimeError):
+    """Training cannot go on: the loss or the gradient is not finite any more."""

@@ -1,0 +1,71 @@
+"""Adam (Kingma & Ba 2015, algorithm 1), with decoupled decay AdamW (Loshchilov & Hutter 2019, algorithm 2).
+
+    m <- b1 m + (1-b1) g            v <- b2 v + (1-b2) g^2
+    p <- p (1 - lr wd)              (decoupled; coupled: g <- g + wd p before the moments)
+    p <- p - lr * (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps)
+
+With ``amsgrad`` (Reddi, Kale & Kumar 2018, algorithm 2) v is replaced in the last line by its running maximum.
+The arithmetic is torch's own fused kernel, which is why world size 1 is torch's Adam to the bit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.optim.adam import adam
+
+from adamesh.errors import ConfigurationError
+from adamesh.rules.base import Hyper, Operands, Rule
+
+__all__ = ["Adam"]
+
+_FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
+
+
+@dataclass(frozen=True)
+class Adam(Rule):
+    """Adam on flat pieces; ``decoupled`` decay makes it AdamW."""
+
+    decoupled: bool
+
+    hyper_names = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize")
+
+    def state_names(self, hyper: Hyper) -> Sequence[str]:
+        return ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if hyper["amsgrad"] else ("exp_avg", "exp_avg_sq")
+
+    def check(self, hyper: Hyper) -> None:
+        if isinstance(hyper["lr"], torch.Tensor) and hyper["lr"].numel() != 1:
+            raise ConfigurationError(f"lr is a tensor of shape {tuple(hyper['lr'].shape)}: it must have one element")
+        for name in ("lr", "eps", "weight_decay"):
+            if not float(hyper[name]) >= 0.0:
+                raise ConfigurationError(
+                    f"{name}={hyper[name]} is out of range: it must be at least 0. Choose another {name}"
+                )
+        if len(hyper["betas"]) != 2:
+            raise ConfigurationError(f"betas={hyper['betas']} must be two numbers, as in (0.9, 0.999)")
+        for position, beta in enumerate(hyper["betas"]):
+            if not 0.0 <= float(beta) < 1.0:
+                raise ConfigurationError(
+                    f"betas[{position}]={beta} is out of range: it must be in [0, 1), as in betas=(0.9, 0.999)"
+                )
+
+    def update(self, operands: Operands, hyper: Hyper) -> None:
+        beta1, beta2 = hyper["betas"]
+        adam(
+            operands.params,
+            operands.grads,
+            operands.state["exp_avg"],
+            operands.state["exp_avg_sq"],
+            operands.state.get("max_exp_avg_sq", []),
+            operands.steps,
+            fused=operands.params[0].device.type in _FUSED_DEVICES,
+            decoupled_weight_decay=self.decoupled,
+            amsgrad=hyper["amsgrad"],
+            beta1=float(beta1),
+            beta2=float(beta2),
+            # One read of a tensor learning rate; on CUDA it waits for the device, as a Python scheduler would.
+            lr=float(hyper["lr"]),
+            weight_decay=float(hyper["weight_decay"]),
+            eps=float(hyper["eps"]),
+            maximize=hyper["maximize"],
+        )

@@ -1,0 +1,1 @@
+"""The trainer: configuration, the loop, checkpoints, metrics, progress, and launching of workers."""

@@ -1,0 +1,81 @@
+"""One optimizer step of one worker: its part of the global batch, weighted so that any cut is exact."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from adamesh.data.sampler import share
+from adamesh.data.seeds import derived_seed
+from adamesh.optimizer import MeshOptimizer
+from adamesh.train.evaluate import to_device
+from adamesh.train.run import Run
+from adamesh.train.schedules import lr_factor
+
+__all__ = ["LocalStep", "Stepper"]
+
+
+@dataclass(frozen=True)
+class LocalStep:
+    """What this worker did in a step."""
+
+    loss_share: float
+    """This worker's part of the mean loss of the global batch: all workers' shares add up to it."""
+    samples: int
+    """Of the global batch, over all workers."""
+    lr: float
+    """Of the first parameter group."""
+
+
+class Stepper:
+    """Takes the steps of a run.
+
+    Args:
+        run: whose.
+        model: on the run's device, in training mode.
+        optimizer: of the model's parameters, not loaded yet: its learning rates are the initial ones.
+    """
+
+    def __init__(self, run: Run, model: nn.Module, optimizer: MeshOptimizer) -> None:
+        self._run = run
+        self._model = model
+        self._optimizer = optimizer
+        self._sampler = run.sampler()
+        self._total_steps = run.total_steps()
+        self._initial_lrs = [group["lr"] for group in optimizer.param_groups]
+
+    def take(self, step: int) -> LocalStep:
+        """Forward, backward and update on this worker's samples of step ``step``, from 0. Collective."""
+        config, workers = self._run.config, self._run.workers
+        # Dropout and augmentation draw from a stream of this step's own: nothing of it needs saving.
+        torch.manual_seed(derived_seed("step", config.seed, step, workers.rank))
+        factor = lr_factor(config.schedule, step, self._total_steps)
+        for group, initial_lr in zip(self._optimizer.param_groups, self._initial_lrs, strict=True):
+            group["lr"] = initial_lr * factor
+        batch = self._sampler.global_batch(step)
+        start, stop = share(len(batch), workers.rank, workers.size)
+        loss_share = self._accumulate(batch[start:stop], len(batch))
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return LocalStep(loss_share, samples=len(batch), lr=self._optimizer.param_groups[0]["lr"])
+
+    def _accumulate(self, indices: Tensor, global_samples: int) -> float:
+        """Backward over this worker's samples; a worker without any leaves it out, which counts as zeros."""
+        parts = [part for part in indices.tensor_split(self._run.config.micro_batches) if len(part)]
+        loss_share = torch.zeros((), device=self._run.device)
+        for part in parts[:-1]:
+            with self._optimizer.no_sync():
+                loss_share += self._backward(part, global_samples)
+        for part in parts[-1:]:
+            loss_share += self._backward(part, global_samples)
+        return float(loss_share)
+
+    def _backward(self, indices: Tensor, global_samples: int) -> Tensor:
+        run = self._run
+        batch = to_device(run.splits.train.batch(indices), run.device)
+        with torch.autocast(run.device.type, torch.bfloat16, enabled=run.config.precision == "bf16"):
+            loss = run.task.loss(self._model, batch)
+        loss_share = loss * (len(indices) / global_samples)
+        # The optimizer averages over workers; times their number, that is the sum of the shares.
+        (loss_share * run.workers.size).backward()
+        return loss_share.detach().float()

@@ -1,0 +1,68 @@
+"""summary.json: how a run ended, and the same as a table."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from adamesh.train.events import Event
+from adamesh.train.files import json_line, write_whole
+
+__all__ = ["Summary"]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The end of a run. Totals are over all its starts, rates of bytes over the last."""
+
+    task: str
+    world_size: int
+    steps: int
+    samples: int
+    final_loss: float | None
+    """Training loss of the last step; None before the first."""
+    eval: Mapping[str, float]
+    """The last evaluation's metrics; empty before the first."""
+    seconds: float
+    """In the training loop, evaluations and checkpoints included."""
+    samples_per_s: float
+    """Over the time spent in steps."""
+    state_bytes_per_rank: int
+    """The largest over workers."""
+    bytes_up_per_step: float
+    """The mean over workers, as is the next."""
+    bytes_down_per_step: float
+    param_count: int
+    events: list[Event]
+    config_hash: str
+    stopped: Literal["finished", "tolerance", "interrupted"]
+
+    def write(self, path: Path) -> None:
+        write_whole(path, json_line(asdict(self)) + "\n")
+
+    def rows(self) -> list[tuple[str, str]]:
+        """(label, value) for people."""
+        evaluation = [(f"test {name.replace('_', ' ')}", f"{value:.4f}") for name, value in self.eval.items()]
+        return [
+            ("task", self.task),
+            ("workers", str(self.world_size)),
+            ("steps", f"{self.steps:,} ({self.stopped})"),
+            ("samples", f"{self.samples:,}"),
+            ("training loss", "none" if self.final_loss is None else f"{self.final_loss:.4f}"),
+            *evaluation,
+            ("time", f"{self.seconds:.1f} s"),
+            ("samples/s", f"{self.samples_per_s:,.0f}"),
+            ("parameters", f"{self.param_count:,}"),
+            ("state per worker", _readable(self.state_bytes_per_rank)),
+            ("sent up per step", _readable(self.bytes_up_per_step)),
+            ("sent down per step", _readable(self.bytes_down_per_step)),
+            ("events", str(len(self.events))),
+        ]
+
+
+def _readable(num_bytes: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:,.2f} GB"

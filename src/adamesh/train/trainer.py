@@ -1,0 +1,206 @@
+"""The training loop: step, agree, log, evaluate, save; until the end, a plateau, or an interruption."""
+
+import time
+from math import isfinite
+from typing import Literal
+
+import torch
+
+import adamesh
+from adamesh.data.seeds import derived_seed
+from adamesh.errors import ConfigurationError, Diverged
+from adamesh.train.checkpoints import CheckpointFolder
+from adamesh.train.config import config_hash
+from adamesh.train.evaluate import evaluate
+from adamesh.train.names import build_optimizer, build_plan
+from adamesh.train.progress import Display
+from adamesh.train.record import Recorder
+from adamesh.train.run import Run, Totals
+from adamesh.train.step import LocalStep, Stepper
+from adamesh.train.stopping import Interruption, Plateau
+from adamesh.train.summary import Summary
+
+__all__ = ["Trainer"]
+
+Reason = Literal["finished", "tolerance", "interrupted"]
+
+_MOST_EVALUATIONS = 50
+_MOST_CHECKPOINTS = 10
+
+
+class Trainer:
+    """Trains one run on this worker; every worker has one, and calls the same methods.
+
+    Args:
+        run: what to train, where, with whom.
+        display: where to report to; silent on all workers but the first.
+    """
+
+    def __init__(self, run: Run, display: Display) -> None:
+        torch.manual_seed(derived_seed("model", run.config.seed))
+        self._run = run
+        self.model = run.task.build_model().to(run.device)
+        adamesh.broadcast_module(self.model)
+        plan = build_plan(run.config.plan, run.device, run.workers.size)
+        self.optimizer = build_optimizer(run.config.optim, self.model.named_parameters(), plan)
+        self._stepper = Stepper(run, self.model, self.optimizer)
+        folder = run.folder / "checkpoints"
+        self._checkpoints = CheckpointFolder(folder, run.workers, run.config.keep_checkpoints)
+        self._plateau = Plateau(run.config.tolerance, run.config.tolerance_steps)
+        self._recorder = Recorder(run, display)
+        self._step_under_way = 0
+        self.totals = Totals()
+
+    def train(self, resume: bool) -> Summary:
+        """Train to the end of the run, or to where it is stopped. Collective.
+
+        Args:
+            resume: go on from the newest checkpoint that can be read, at any number of workers.
+
+        Raises:
+            ConfigurationError: the folder holds another run, or the checkpoint belongs to other settings.
+            CheckpointError: there are checkpoints, and none can be loaded.
+            Diverged: the loss or the gradient is not finite any more.
+        """
+        if resume:
+            self._restore()
+        elif self._checkpoints.candidates():
+            raise ConfigurationError(
+                f"{self._run.folder} holds another run's checkpoints; resume it, or choose another folder"
+            )
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        self._recorder.begin(self.totals, parameters)
+        try:
+            with Interruption() as interruption:
+                reason = self._loop(interruption)
+        except Exception as error:
+            error.add_note(f"in step {self._step_under_way}")
+            raise
+        finally:
+            self._recorder.end()
+        if reason == "interrupted":
+            saved = f"step {self.totals.steps} is saved; go on with: adamesh resume {self._run.folder}"
+            self._recorder.event(self.totals.steps, "interrupted", saved)
+        summary = self._summary(reason, parameters)
+        self._recorder.conclude(summary)
+        return summary
+
+    def _loop(self, interruption: Interruption) -> Reason:
+        total_steps = self._run.total_steps()
+        evaluate_every = self._run.due_every(self._run.config.eval_every, _MOST_EVALUATIONS)
+        save_every = self._run.due_every(self._run.config.checkpoint_every, _MOST_CHECKPOINTS)
+        began_s = time.perf_counter() - self.totals.seconds
+        reason: Reason | None = "finished" if self.totals.steps >= total_steps else None
+        self.model.train()
+        while reason is None:
+            reason = self._step(interruption, total_steps)
+            if reason in ("finished", "tolerance") or self.totals.steps % evaluate_every == 0:
+                self._evaluate()
+            self.totals.seconds = time.perf_counter() - began_s
+            if reason is not None or self.totals.steps % save_every == 0:
+                self._save()
+        return reason
+
+    def _step(self, interruption: Interruption, total_steps: int) -> Reason | None:
+        """One step, and whether it was the last: the same answer on every worker."""
+        workers, totals = self._run.workers, self.totals
+        self._step_under_way = totals.steps + 1
+        began_s = time.perf_counter()
+        local = self._stepper.take(totals.steps)
+        grad_norm = float(self.optimizer.grad_norm)
+        settled = self._plateau.settled(grad_norm)
+        loss, interruptions, plateaus = workers.sum([local.loss_share, interruption.requested, settled])
+        step_s = time.perf_counter() - began_s
+        totals.steps += 1
+        totals.samples += local.samples
+        totals.step_seconds += step_s
+        totals.loss = loss
+        self._log(local, grad_norm, step_s)
+        if not (isfinite(loss) and isfinite(grad_norm)):
+            raise Diverged(
+                f"the loss is {loss:g} and the gradient norm {grad_norm:g}; lower optim.lr "
+                f"(now {local.lr:g}), lengthen schedule.warmup_steps or set plan.max_grad_norm = 1.0"
+            )
+        if totals.steps >= total_steps:
+            return "finished"
+        if plateaus:
+            return "tolerance"
+        return "interrupted" if interruptions else None
+
+    def _log(self, local: LocalStep, grad_norm: float, step_s: float) -> None:
+        stats = self.optimizer.stats()
+        self._recorder.step(
+            self.totals,
+            {
+                "lr": local.lr,
+                "grad_norm": grad_norm,
+                "step_s": step_s,
+                "comm_exposed_s": stats.comm_exposed_s,
+                "bytes_up": stats.bytes_up,
+                "bytes_down": stats.bytes_down,
+            },
+        )
+
+    def _evaluate(self) -> None:
+        # Batch-norm statistics are each worker's own until somebody else needs them.
+        adamesh.average_buffers(self.model)
+        self.totals.evaluation = evaluate(self._run, self.model, self._run.splits.test)
+        self._recorder.evaluation(self.totals)
+
+    def _save(self) -> None:
+        adamesh.average_buffers(self.model)
+        extra = {
+            "totals": self.totals.saved(),
+            "recent_grad_norms": self._plateau.recent,
+            "order": self._order(),
+            "config_hash": config_hash(self._run.config),
+        }
+        self._checkpoints.save(self.totals.steps, self.model, self.optimizer, extra)
+
+    def _restore(self) -> None:
+        loaded = self._checkpoints.load_newest(self.model, self.optimizer)
+        if loaded is None:
+            self._recorder.event(0, "resumed", "there is no checkpoint: training starts from the beginning")
+            return
+        for line in loaded.damaged:
+            self._recorder.event(loaded.saved.step, "rollback", line)
+        if loaded.extra["order"] != self._order():
+            raise ConfigurationError(
+                f"{loaded.saved.name} was taken with {loaded.extra['order']}, the configuration says "
+                f"{self._order()}: its order of samples is another; restore the settings, or start a new run"
+            )
+        self.totals = Totals.restored(loaded.extra["totals"])
+        config = self._run.config
+        self._plateau = Plateau(config.tolerance, config.tolerance_steps, loaded.extra["recent_grad_norms"])
+        self._recorder.event(
+            self.totals.steps, "resumed", f"from {loaded.saved.name} with {self._run.workers.size} workers"
+        )
+
+    def _order(self) -> dict[str, int]:
+        """What the order of samples depends on."""
+        sampler = self._run.sampler()
+        return {"samples": sampler.num_samples, "batch_size": sampler.batch_size, "seed": sampler.seed}
+
+    def _summary(self, reason: Reason, param_count: int) -> Summary:
+        run, totals, workers = self._run, self.totals, self._run.workers
+        bytes_up, bytes_down = self._recorder.mean_bytes()
+        mean_up, mean_down = (total / workers.size for total in workers.sum([bytes_up, bytes_down]))
+        state_bytes = [0.0] * workers.size
+        state_bytes[workers.rank] = self.optimizer.stats().state_bytes
+        return Summary(
+            task=run.task.name,
+            world_size=workers.size,
+            steps=totals.steps,
+            samples=totals.samples,
+            final_loss=totals.loss,
+            eval=totals.evaluation,
+            seconds=totals.seconds,
+            samples_per_s=totals.samples / totals.step_seconds if totals.step_seconds else 0.0,
+            state_bytes_per_rank=int(max(workers.sum(state_bytes))),
+            bytes_up_per_step=mean_up,
+            bytes_down_per_step=mean_down,
+            param_count=param_count,
+            events=self._recorder.events(),
+            config_hash=config_hash(run.config),
+            stopped=reason,
+        )

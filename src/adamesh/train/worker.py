@@ -1,0 +1,86 @@
+"""What each process of a run executes: ``python -m adamesh.train.worker RUN_DIR [--resume]``.
+
+RUN_DIR has the run's ``config.toml``; who the other workers are stands in the environment, as torchrun, Slurm
+or Ray set it: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from adamesh.errors import ConfigurationError
+from adamesh.tasks.catalog import find_task
+from adamesh.train.config import load_config, resolved
+from adamesh.train.progress import display_for
+from adamesh.train.run import Run
+from adamesh.train.summary import Summary
+from adamesh.train.trainer import Trainer
+from adamesh.train.workers import Workers
+
+__all__ = ["choose_device", "main", "run_worker"]
+
+
+def run_worker(run_dir: Path, resume: bool) -> Summary:
+    """Train the run in ``run_dir`` as one of its workers, from the start or from its newest checkpoint.
+
+    Raises:
+        AdameshError: what was wrong with the settings, the data, the checkpoints, or on the way.
+    """
+    config = load_config(run_dir / "config.toml")
+    task = find_task(config.task)
+    config = resolved(config, task)
+    config.check_world(_number("WORLD_SIZE", 1))
+    device = choose_device(config.device)
+    splits = task.load_data(config.data, config.seed)
+    workers = Workers.join(device, config.plan.timeout_s)
+    run = Run(config, task, splits, run_dir, workers, device)
+    summary = Trainer(run, display_for(workers.is_first)).train(resume)
+    workers.part()
+    return summary
+
+
+def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """This worker's device: the GPU of its number on this machine, or the CPU.
+
+    Raises:
+        ConfigurationError: cuda is wanted and there are fewer GPUs than workers on this machine.
+    """
+    needed = _number("LOCAL_WORLD_SIZE", 1)
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "cuda" and found < needed:
+        raise ConfigurationError(
+            f"device = 'cuda': {needed} workers on this machine need as many GPUs, and it has {found}; "
+            "start fewer workers or set device = 'cpu'"
+        )
+    if wanted == "cpu" or found < needed:
+        return torch.device("cpu")
+    device = torch.device("cuda", _number("LOCAL_RANK", 0))
+    torch.cuda.set_device(device)
+    return device
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The process's entry; exceptions are for whoever started it to report."""
+    parser = argparse.ArgumentParser(prog="adamesh.train.worker")
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--resume", action="store_true")
+    options = parser.parse_args(arguments)
+    # A launcher that starts workers again after a failure does so with the same arguments.
+    restarted = _number("TORCHELASTIC_RESTART_COUNT", 0) > 0
+    run_worker(options.run_dir, options.resume or restarted)
+    return 0
+
+
+def _number(variable: str, default: int) -> int:
+    return int(os.environ.get(variable, default))
+
+
+if __name__ == "__main__":
+    # Under somebody else's torchrun, its error file gets the reason.
+    sys.exit(record(main)(sys.argv[1:]))

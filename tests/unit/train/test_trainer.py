@@ -1,0 +1,179 @@
+"""Whole runs of one worker, in this process. Runs of several are under tests/integration."""
+
+import json
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from adamesh.errors import ConfigurationError, Diverged
+from adamesh.tasks.regression import Regression
+from adamesh.train.config import OptimSettings, RunConfig, ScheduleSettings, resolved
+from adamesh.train.progress import Silent
+from adamesh.train.run import Run
+from adamesh.train.trainer import Trainer
+from adamesh.train.workers import Workers
+
+SHORT = RunConfig(task="regression", batch_size=100, steps=25, checkpoint_every=10, eval_every=10)
+
+
+class Disturbed(Regression):
+    """Something happens in the forward pass of one step."""
+
+    def __init__(self, at, what):
+        self.calls, self.at, self.what = 0, at, what
+
+    def loss(self, model, batch):
+        loss = super().loss(model, batch)
+        self.calls += 1
+        return self.what(loss) if self.calls == self.at else loss
+
+
+def stop(loss):
+    signal.raise_signal(signal.SIGTERM)
+    return loss
+
+
+def fail(loss):
+    raise ZeroDivisionError("as planned")
+
+
+def trainer(folder, config=SHORT, task=None):
+    task = task or Regression()
+    full = resolved(config, task)
+    folder.mkdir(exist_ok=True)
+    splits = task.load_data(None, full.seed)
+    return Trainer(Run(full, task, splits, folder, Workers(0, 1, group=None), torch.device("cpu")), Silent())
+
+
+def trained(folder, config=SHORT, task=None, resume=False):
+    one = trainer(folder, config, task)
+    return one.train(resume), one.model
+
+
+def curve(folder: Path):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    steps = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    evaluations = [(line["step"], line["eval_loss"]) for line in lines if "eval_loss" in line]
+    return steps, evaluations
+
+
+def same_bits(model, other):
+    pairs = zip(model.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(mine, theirs) for mine, theirs in pairs)
+
+
+@pytest.fixture
+def whole(tmp_path):
+    """An uninterrupted run, to compare with."""
+    summary, model = trained(tmp_path / "whole")
+    return summary, model, curve(tmp_path / "whole")
+
+
+def test_a_run_learns_and_leaves_what_it_promises(tmp_path):
+    summary, _ = trained(tmp_path / "run", RunConfig(task="regression"))
+    assert summary.eval["loss"] < 0.015
+    assert (summary.stopped, summary.steps, summary.samples) == ("finished", 320, 20 * 1024)
+    written = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert written["final_loss"] == summary.final_loss
+    promised = "task world_size steps samples final_loss eval seconds samples_per_s state_bytes_per_rank "
+    promised += "bytes_up_per_step bytes_down_per_step param_count events config_hash"
+    assert set(promised.split()) <= set(written)
+    first = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    promised = "step loss lr grad_norm step_s comm_exposed_s bytes_up bytes_down samples"
+    assert set(first) == set(promised.split())
+
+
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, whole):
+    folder = tmp_path / "run"
+    summary, _ = trained(folder, task=Disturbed(7, stop))
+    assert (summary.stopped, summary.steps) == ("interrupted", 7)
+    summary, model = trained(folder, resume=True)
+    assert (summary.stopped, summary.steps, summary.samples) == ("finished", 25, whole[0].samples)
+    assert same_bits(model, whole[1])
+    assert curve(folder) == whole[2]
+    assert [event.kind for event in summary.events] == ["interrupted", "resumed"]
+
+
+def test_a_failed_run_goes_on_from_its_last_checkpoint_and_its_curve_joins(tmp_path, whole):
+    folder = tmp_path / "run"
+    with pytest.raises(ZeroDivisionError) as failure:
+        trained(folder, task=Disturbed(18, fail))
+    assert failure.value.__notes__ == ["in step 18"]
+    _, model = trained(folder, resume=True)
+    assert same_bits(model, whole[1])
+    assert curve(folder) == whole[2]
+
+
+def test_a_run_falls_back_behind_a_damaged_checkpoint_and_says_so(tmp_path, whole):
+    folder = tmp_path / "run"
+    trained(folder)
+    for file in (folder / "checkpoints" / "step-00000025").iterdir():
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    summary, model = trained(folder, resume=True)
+    assert [event.kind for event in summary.events] == ["rollback", "resumed"]
+    assert "step-00000025" in summary.events[0].message
+    assert same_bits(model, whole[1])
+    assert curve(folder) == whole[2]
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_starts_again(tmp_path, whole):
+    folder = tmp_path / "run"
+    with pytest.raises(ZeroDivisionError):
+        trained(folder, task=Disturbed(5, fail))
+    _, model = trained(folder, resume=True)
+    assert same_bits(model, whole[1])
+    assert curve(folder) == whole[2]
+
+
+def test_a_finished_run_has_nothing_to_resume_but_its_summary(tmp_path, whole):
+    summary, model = trained(tmp_path / "whole", resume=True)
+    assert (summary.steps, summary.eval, summary.final_loss) == (25, whole[0].eval, whole[0].final_loss)
+    assert same_bits(model, whole[1])
+    assert curve(tmp_path / "whole") == whole[2]
+
+
+def test_training_stops_once_the_gradient_has_settled(tmp_path):
+    # Full batches: the gradient tends to that of the noise-free optimum, and nothing shakes it.
+    config = replace(SHORT, batch_size=1024, steps=5000, tolerance=0.5, tolerance_steps=3, log_every=100)
+    summary, _ = trained(tmp_path / "run", replace(config, schedule=ScheduleSettings(kind="constant")))
+    assert summary.stopped == "tolerance"
+    assert summary.steps < 5000
+    assert (tmp_path / "run" / "checkpoints" / f"step-{summary.steps:08d}").is_dir()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_last_good_checkpoint(tmp_path):
+    with pytest.raises(Diverged, match=r"the loss is nan .* lower optim\.lr") as end:
+        trained(tmp_path / "run", task=Disturbed(12, lambda loss: loss * float("nan")))
+    assert end.value.__notes__ == ["in step 12"]
+    assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == "step-00000010\n"
+
+
+def test_accumulation_changes_nothing_but_rounding(tmp_path, whole):
+    summary, model = trained(tmp_path / "run", replace(SHORT, micro_batches=3))
+    for mine, theirs in zip(model.parameters(), whole[1].parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+    assert summary.final_loss == pytest.approx(whole[0].final_loss, rel=1e-3)
+
+
+def test_autocast_trains_too(tmp_path):
+    summary, _ = trained(tmp_path / "run", replace(SHORT, precision="bf16", optim=OptimSettings(rule="adam")))
+    assert summary.stopped == "finished"
+
+
+def test_a_new_run_does_not_take_over_the_folder_of_another(tmp_path, whole):
+    with pytest.raises(ConfigurationError, match="another run's checkpoints"):
+        trained(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 50}, {"seed": 5}])
+def test_a_run_does_not_go_on_in_another_order_of_samples(tmp_path, whole, change):
+    with pytest.raises(ConfigurationError, match="restore the settings"):
+        trained(tmp_path / "whole", replace(SHORT, **change), resume=True)
+
+
+def test_only_every_so_many_steps_are_logged_and_the_last(tmp_path):
+    trained(tmp_path / "run", replace(SHORT, log_every=10))
+    assert [step for step, _ in curve(tmp_path / "run")[0]] == [10, 20, 25]
