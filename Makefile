@@ -41,6 +41,6 @@ $(READY): pyproject.toml constraints.txt
 	    echo "adamesh needs Python 3.11 or newer, and '$(PYTHON)' is not: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@echo "setting up .venv (minutes the first time: torch is large)"
 	@test -f .venv/pyvenv.cfg && $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]' >.venv/setup.log 2>&1 \
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[all,dev]' >.venv/setup.log 2>&1 \
 	    || { tail -n 30 .venv/setup.log >&2; echo "setting up failed; all of it is in .venv/setup.log" >&2; exit 1; }
 	@touch $@
