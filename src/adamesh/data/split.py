@@ -1,10 +1,10 @@
 """What a trainer needs of a data set: its length, and a batch for given indices."""
 
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
-__all__ = ["Split", "TensorSplit"]
+__all__ = ["AugmentedSplit", "Split", "TensorSplit"]
 
 BatchT_co = TypeVar("BatchT_co", covariant=True)
 
@@ -17,6 +17,17 @@ class Split(Protocol[BatchT_co]):
 
     def batch(self, indices: Tensor) -> BatchT_co:
         """The samples at ``indices`` (int64, shape [n], n >= 1), in that order, as one batch."""
+
+
+@runtime_checkable
+class AugmentedSplit(Split[BatchT_co], Protocol[BatchT_co]):
+    """A set of samples that look another way each time they are trained on: cropped, flipped, masked."""
+
+    def augmented_batch(self, indices: Tensor, seed: int) -> BatchT_co:
+        """`batch`, augmented: each sample by a pure function of its index and the seed, which is the epoch's.
+
+        `adamesh.data.draws.uniform` draws such numbers.
+        """
 
 
 class TensorSplit:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from adamesh.data.split import Split
 
-__all__ = ["Splits", "Task", "TaskDefaults"]
+__all__ = ["BinaryTask", "Splits", "Task", "TaskDefaults"]
 
 BatchT = TypeVar("BatchT")
 
@@ -84,4 +84,15 @@ class Task(ABC, Generic[BatchT]):
 
         Called without gradients and with the model in evaluation mode. Sums are added over batches and
         workers and divided by the number of samples: exact however the data is cut.
+        """
+
+
+class BinaryTask(Task[BatchT]):
+    """A task of two classes: evaluation adds AUC, precision and recall, which are no sums over samples."""
+
+    @abstractmethod
+    def scores(self, model: nn.Module, batch: BatchT) -> tuple[Tensor, Tensor]:
+        """Logits (floating point, shape [n]; above 0: the positive class) and labels (0 or 1, shape [n]).
+
+        Called without gradients and with the model in evaluation mode.
         """

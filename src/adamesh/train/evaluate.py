@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from adamesh.data.sampler import share
 from adamesh.data.split import Split
 from adamesh.errors import DataError
-from adamesh.tasks.base import Task
+from adamesh.tasks.base import BinaryTask, Task
+from adamesh.train.ranking import Ranking
 from adamesh.train.run import Run
 
 __all__ = ["evaluate", "to_device"]
@@ -29,18 +30,23 @@ def evaluate(run: Run, model: nn.Module, split: Split[Any]) -> dict[str, float]:
     start, stop = share(len(split), workers.rank, workers.size)
     model.eval()
     sums: dict[str, float] = {}
+    ranking = Ranking()
     with torch.no_grad():
         for first in range(start, stop, batch_size):
-            indices = torch.arange(first, min(first + batch_size, stop))
-            for name, value in _sums(task, model, split, indices, device).items():
+            batch = to_device(split.batch(torch.arange(first, min(first + batch_size, stop))), device)
+            for name, value in _sums(task, model, batch).items():
                 sums[name] = sums.get(name, 0.0) + value
+            if isinstance(task, BinaryTask):
+                ranking.add(*task.scores(model, batch))
         if not sums:
             # More workers than samples: this one still needs the names, to take part in the sum.
-            sums = dict.fromkeys(_sums(task, model, split, torch.zeros(1, dtype=torch.int64), device), 0.0)
+            batch = to_device(split.batch(torch.zeros(1, dtype=torch.int64)), device)
+            sums = dict.fromkeys(_sums(task, model, batch), 0.0)
     model.train()
     names = sorted(sums)
     totals = workers.sum([sums[name] for name in names])
-    return {name: total / len(split) for name, total in zip(names, totals, strict=True)}
+    means = {name: total / len(split) for name, total in zip(names, totals, strict=True)}
+    return means | ranking.metrics(workers) if isinstance(task, BinaryTask) else means
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
@@ -54,8 +60,5 @@ def to_device(batch: Any, device: torch.device) -> Any:
     return batch
 
 
-def _sums(
-    task: Task[Any], model: nn.Module, split: Split[Any], indices: Tensor, device: torch.device
-) -> dict[str, float]:
-    values = task.metrics(model, to_device(split.batch(indices), device))
-    return {name: float(value) for name, value in values.items()}
+def _sums(task: Task[Any], model: nn.Module, batch: Any) -> dict[str, float]:
+    return {name: float(value) for name, value in task.metrics(model, batch).items()}

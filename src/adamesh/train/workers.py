@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 __all__ = ["Workers"]
 
@@ -47,6 +48,20 @@ class Workers:
         dist.all_reduce(tensor, group=self._group)
         sums: list[float] = tensor.tolist()
         return sums
+
+    def gather(self, values: Tensor) -> Tensor:
+        """All workers' flat CPU tensors of one dtype, of any lengths, one behind the other in the order of ranks."""
+        if self._group is None:
+            return values
+        lengths = torch.zeros(self.size, dtype=torch.int64)
+        lengths[self.rank] = values.numel()
+        dist.all_reduce(lengths, group=self._group)
+        longest = int(lengths.max())
+        mine = torch.zeros(longest, dtype=values.dtype)
+        mine[: values.numel()] = values
+        parts = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(parts, mine, group=self._group)
+        return torch.cat([part[:length] for part, length in zip(parts, lengths.tolist(), strict=True)])
 
     def from_first(self, values: Sequence[int]) -> list[int]:
         """The first worker's whole numbers; the others pass as many, of any value."""
