@@ -18,7 +18,7 @@ train: $(READY)  ## train on the embedded handwritten digits with two workers; n
 	@$(BIN)/adamesh train $(ARGS)
 
 test: $(READY)  ## all tests, including real processes and doctests
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(READY)  ## style, types and floors, in seconds; names all that is wrong, not the first
 	@failed=0; \
