@@ -10,13 +10,18 @@ if TYPE_CHECKING:
     from adamesh.checkpoint.load import load
     from adamesh.checkpoint.save import save
     from adamesh.errors import AdameshError, IncompatiblePlan
+    from adamesh.lbfgs import LBFGS
     from adamesh.optimizer import Adam, AdamW, MeshOptimizer
     from adamesh.plan import Plan
     from adamesh.replicas import average_buffers, broadcast_module
+    from adamesh.rivals import SGD, Adadelta, NAdam
     from adamesh.scaler import GradScaler
     from adamesh.sync.every_step import EveryStep
 
 __all__ = [
+    "LBFGS",
+    "SGD",
+    "Adadelta",
     "Adam",
     "AdamW",
     "AdameshError",
@@ -24,6 +29,7 @@ __all__ = [
     "GradScaler",
     "IncompatiblePlan",
     "MeshOptimizer",
+    "NAdam",
     "Plan",
     "average_buffers",
     "broadcast_module",
@@ -33,14 +39,18 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Adadelta": "rivals",
     "Adam": "optimizer",
     "AdamW": "optimizer",
     "AdameshError": "errors",
     "EveryStep": "sync.every_step",
     "GradScaler": "scaler",
     "IncompatiblePlan": "errors",
+    "LBFGS": "lbfgs",
     "MeshOptimizer": "optimizer",
+    "NAdam": "rivals",
     "Plan": "plan",
+    "SGD": "rivals",
     "average_buffers": "replicas",
     "broadcast_module": "replicas",
     "load": "checkpoint.load",
