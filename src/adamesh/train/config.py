@@ -64,8 +64,7 @@ def resolved(config: RunConfig, task: Task[Any]) -> RunConfig:
     steps, epochs = config.steps, config.epochs
     if steps is None and epochs is None:
         steps, epochs = defaults.steps, defaults.epochs
-    optim, schedule = config.optim, config.schedule
-    weight_decay = _first(optim.weight_decay, defaults.weight_decay, 1e-2 if optim.rule == "adamw" else 0.0)
+    schedule = config.schedule
     # A default comes from a task's file, perhaps a user's; it is checked as a configuration's would be.
     kind = _value(schedule.kind or defaults.schedule, Literal["constant", "cosine"], "schedule.kind")
     return dataclasses.replace(
@@ -76,7 +75,7 @@ def resolved(config: RunConfig, task: Task[Any]) -> RunConfig:
         steps=steps,
         epochs=epochs,
         batch_size=_first(config.batch_size, defaults.batch_size),
-        optim=dataclasses.replace(optim, lr=_first(optim.lr, defaults.lr), weight_decay=weight_decay),
+        optim=config.optim.filled(defaults.lr, defaults.weight_decay),
         schedule=dataclasses.replace(
             schedule, kind=kind, warmup_steps=_first(schedule.warmup_steps, defaults.warmup_steps)
         ),

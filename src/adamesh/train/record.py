@@ -39,6 +39,7 @@ class Recorder:
             ("data", run.splits.source),
             ("workers", f"{run.workers.size} on {run.device.type}"),
             ("model", f"{param_count:,} parameters"),
+            ("rule", run.config.optim.described()),
             ("steps", f"{total_steps:,} of {sampler.batch_size:,} samples ({epochs:.3g} epochs)"),
             ("folder", str(run.folder)),
         ]

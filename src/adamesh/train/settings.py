@@ -4,12 +4,13 @@ The records mirror the configuration file: `RunConfig` is its top level, the oth
 means "the task's default", or "off", as each field says.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import inf
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from adamesh.errors import ConfigurationError
+from adamesh.train.rules import RULES, RuleName
 
 __all__ = ["CODEC_NAMES", "SCHEDULE_NAMES", "OptimSettings", "PlanSettings", "RunConfig", "ScheduleSettings"]
 
@@ -36,29 +37,101 @@ def _require_name(key: str, name: str, known: tuple[str, ...]) -> None:
     _require(name in known, key, repr(name), f"must be one of {', '.join(map(repr, known))}")
 
 
+def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return "/".join(map(_plain, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 @dataclass(frozen=True)
 class OptimSettings:
-    """[optim]: the update rule and its numbers."""
+    """[optim]: the update rule and its numbers. A number that the rule does not take is refused."""
 
-    rule: Literal["adamw", "adam"] = "adamw"
-    """adamw: decoupled weight decay; adam: weight decay as an L2 term."""
+    rule: RuleName = "adamw"
+    """adamw: decoupled weight decay; adam: weight decay as an L2 term; nadam: Nesterov's momentum in Adam; sgd;
+    adadelta; lbfgs: several evaluations a step."""
     lr: float | None = None
-    """The learning rate that the schedule scales; not set: the task's."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of the first and of the second moment."""
-    eps: float = 1e-8
-    """Added to the root of the second moment."""
+    """The learning rate that the schedule scales; not set: the task's, which is for adamw, adam and nadam, and
+    torch's own default for the other rules."""
+    betas: tuple[float, float] | None = None
+    """adamw, adam, nadam: decay of the first and of the second moment."""
+    eps: float | None = None
+    """adamw, adam, nadam, adadelta: keeps what is divided by away from 0."""
     weight_decay: float | None = None
-    """Not set: the task's, or else torch's own default for the rule."""
+    """All but lbfgs; not set: as lr."""
     amsgrad: bool = False
-    """Divide by the largest second moment so far."""
+    """adamw, adam: divide by the largest second moment so far."""
+    momentum_decay: float | None = None
+    """nadam: how fast its momentum warms up."""
+    decoupled_weight_decay: bool = False
+    """nadam: weight decay as AdamW has it."""
+    momentum: float | None = None
+    """sgd: share of the last step that is taken again."""
+    dampening: float | None = None
+    """sgd: share of the gradient that momentum leaves out."""
+    nesterov: bool = False
+    """sgd: Nesterov's momentum."""
+    rho: float | None = None
+    """adadelta: decay of both averages."""
+    max_iter: int | None = None
+    """lbfgs: iterations in a step."""
+    history_size: int | None = None
+    """lbfgs: past steps that approximate the curvature."""
+    tolerance_grad: float | None = None
+    """lbfgs: a step ends when no element of the gradient is larger."""
+    tolerance_change: float | None = None
+    """lbfgs: a step ends when parameters or loss change by less."""
+    line_search_fn: Literal["strong_wolfe"] | None = None
+    """lbfgs: how far to go; not set: lr times the direction."""
 
     def __post_init__(self) -> None:
+        _require_name("optim.rule", self.rule, tuple(RULES))
         _require_at_least("optim.lr", self.lr, 0)
-        for beta in self.betas:
-            _require(0 <= beta < 1, "optim.betas", list(self.betas), "each must be at least 0 and below 1")
-        _require_at_least("optim.eps", self.eps, 0)
-        _require_at_least("optim.weight_decay", self.weight_decay, 0)
+        for beta in self.betas or ():
+            _require(0 <= beta < 1, "optim.betas", list(self.betas or ()), "each must be at least 0 and below 1")
+        for key in ("eps", "weight_decay", "momentum_decay", "momentum", "tolerance_grad", "tolerance_change"):
+            _require_at_least(f"optim.{key}", getattr(self, key), 0)
+        for key in ("max_iter", "history_size"):
+            _require_at_least(f"optim.{key}", getattr(self, key), 1)
+        _require(self.rho is None or 0 <= self.rho <= 1, "optim.rho", self.rho, "must lie in 0 to 1")
+        self._require_fitting()
+        if self.nesterov:
+            _require(bool(self.momentum), "optim.nesterov", "true", "needs optim.momentum above 0, as in 0.9")
+            _require(not self.dampening, "optim.nesterov", "true", f"needs optim.dampening = 0, not {self.dampening}")
+
+    def _require_fitting(self) -> None:
+        """Every number that was given is one of the rule's."""
+        for field_ in fields(self):
+            value = getattr(self, field_.name)
+            if field_.name == "rule" or value == field_.default or field_.name in RULES[self.rule].defaults:
+                continue
+            takers = [name for name, rule in RULES.items() if field_.name in rule.defaults]
+            raise ConfigurationError(
+                f"optim.{field_.name} = {value}: belongs to {', '.join(takers)}, and optim.rule is "
+                f"{self.rule!r}; leave it out, or choose another rule"
+            )
+
+    def filled(self, task_lr: float, task_weight_decay: float | None) -> "OptimSettings":
+        """With every number of the rule: as given, else the task's where they are for such a rule, else torch's."""
+        rule = RULES[self.rule]
+        defaults = dict(rule.defaults)
+        if rule.like_adam:
+            defaults["lr"] = task_lr
+            if task_weight_decay is not None:
+                defaults["weight_decay"] = task_weight_decay
+        given = {key: value for key, value in self.numbers().items() if value is not None}
+        return OptimSettings(rule=self.rule, **(defaults | given))
+
+    def numbers(self) -> dict[str, Any]:
+        """What the rule's optimizer is built with."""
+        return {key: getattr(self, key) for key in RULES[self.rule].defaults}
+
+    def described(self) -> str:
+        """One line for the run's header."""
+        numbers = {key: value for key, value in self.numbers().items() if value is not None}
+        return f"{self.rule}: {', '.join(f'{key} {_plain(value)}' for key, value in numbers.items())}"
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from adamesh.data.sampler import share
 from adamesh.data.seeds import derived_seed
-from adamesh.optimizer import MeshOptimizer
 from adamesh.train.evaluate import to_device
+from adamesh.train.names import AnyOptimizer
 from adamesh.train.run import Run
 from adamesh.train.schedules import lr_factor
 
@@ -36,7 +36,7 @@ class Stepper:
         optimizer: of the model's parameters, not loaded yet: its learning rates are the initial ones.
     """
 
-    def __init__(self, run: Run, model: nn.Module, optimizer: MeshOptimizer) -> None:
+    def __init__(self, run: Run, model: nn.Module, optimizer: AnyOptimizer) -> None:
         self._run = run
         self._model = model
         self._optimizer = optimizer
@@ -47,15 +47,27 @@ class Stepper:
     def take(self, step: int) -> LocalStep:
         """Forward, backward and update on this worker's samples of step ``step``, from 0. Collective."""
         config, workers = self._run.config, self._run.workers
-        # Dropout and augmentation draw from a stream of this step's own: nothing of it needs saving.
-        torch.manual_seed(derived_seed("step", config.seed, step, workers.rank))
         factor = lr_factor(config.schedule, step, self._total_steps)
         for group, initial_lr in zip(self._optimizer.param_groups, self._initial_lrs, strict=True):
             group["lr"] = initial_lr * factor
         batch = self._sampler.global_batch(step)
         start, stop = share(len(batch), workers.rank, workers.size)
-        loss_share = self._accumulate(batch[start:stop], len(batch))
-        self._optimizer.step()
+
+        def evaluate() -> float:
+            # Dropout and augmentation draw from a stream of this step's own: nothing of it needs saving, and a rule
+            # that evaluates several times gets the same function each time.
+            torch.manual_seed(derived_seed("step", config.seed, step, workers.rank))
+            return self._accumulate(batch[start:stop], len(batch))
+
+        def closure() -> float:
+            self._optimizer.zero_grad()
+            return evaluate() * workers.size  # the optimizer averages over workers
+
+        if self._optimizer.needs_closure:
+            loss_share = self._optimizer.step(closure) / workers.size
+        else:
+            loss_share = evaluate()
+            self._optimizer.step()
         self._optimizer.zero_grad()
         return LocalStep(loss_share, samples=len(batch), lr=self._optimizer.param_groups[0]["lr"])
 
