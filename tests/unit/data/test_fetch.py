@@ -15,7 +15,6 @@ import pytest
 
 import adamesh
 from adamesh.cli.main import main
-from adamesh.data import fetch as fetching
 from adamesh.data.fetch import fetch
 from adamesh.data.sources import SOURCES, Listing, Published, Source, find_source
 from adamesh.errors import ConfigurationError, DataError, DownloadError
@@ -196,7 +195,7 @@ def test_nobody_listening_is_one_clear_error(tmp_path):
 def test_no_room_is_said_before_and_during_the_transfer(site, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(fetching.shutil, "disk_usage", lambda folder: usage._replace(free=1000))
+        patch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=1000))
         with pytest.raises(DownloadError, match="has 1,000 bytes free and 1,024,000 are still to come"):
             brought(site, tmp_path)
 
@@ -274,13 +273,8 @@ def test_the_command_lists_what_there_is_and_refuses_what_there_is_not(capsys):
     assert main(["data", "list"]) == 0
     listed = capsys.readouterr().out
     assert all(known.name in listed for known in SOURCES)
-    for arguments in (
-        ["data", "fetsch"],
-        ["data", "fetch"],
-        ["data", "fetch", "ml-2m"],
-        ["data", "fetch", "--too", "x"],
-    ):
-        assert main(arguments) == 2
+    for arguments in (["fetsch"], ["fetch"], ["fetch", "ml-2m"], ["fetch", "--too", "x"]):
+        assert main(["data", *arguments]) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
 
 
