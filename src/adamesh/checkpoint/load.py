@@ -17,7 +17,7 @@ from adamesh.engine.state_dict import PieceSource
 from adamesh.errors import CheckpointError
 from adamesh.reshard import Range, plan_copies
 
-__all__ = ["load"]
+__all__ = ["load", "load_model"]
 
 
 def load(path: str | Path, model: nn.Module, optimizer: StatefulOptimizer) -> dict[str, Any]:
@@ -64,6 +64,31 @@ def load(path: str | Path, model: nn.Module, optimizer: StatefulOptimizer) -> di
     assert state is not None
     bare(model).load_state_dict(tensors)
     optimizer.restore_from(state, manifest.param_groups, manifest.step)
+    return manifest.extra
+
+
+def load_model(path: str | Path, model: nn.Module) -> dict[str, Any]:
+    """Take only the model from a checkpoint folder, in one process: to predict with it, or to hand it on.
+
+    Args:
+        path: the folder that :func:`adamesh.save` wrote.
+        model: built as it was when saved.
+
+    Returns:
+        What was given to ``adamesh.save`` as extra.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, cut short, altered, or does not fit; the model is as it was.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    _verify(folder, manifest, rank=0, size=1)
+    _check_fit(manifest, bare(model), folder)
+    try:
+        tensors = _read_model(folder, manifest)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder} cannot be read: {error}. Load an earlier checkpoint") from error
+    bare(model).load_state_dict(tensors)
     return manifest.extra
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from adamesh.errors import ConfigurationError
 from adamesh.tasks.base import Task
-from adamesh.train.settings import OptimSettings, PlanSettings, RunConfig, ScheduleSettings
+from adamesh.train.settings import OptimSettings, PlanSettings, RunConfig, ScheduleKind, ScheduleSettings
 
 __all__ = [
     "OptimSettings",
@@ -66,7 +66,9 @@ def resolved(config: RunConfig, task: Task[Any]) -> RunConfig:
         steps, epochs = defaults.steps, defaults.epochs
     schedule = config.schedule
     # A default comes from a task's file, perhaps a user's; it is checked as a configuration's would be.
-    kind = _value(schedule.kind or defaults.schedule, Literal["constant", "cosine"], "schedule.kind")
+    kind = _value(schedule.kind or defaults.schedule, ScheduleKind, "schedule.kind")
+    # The rise of a cycle is a part of it: a warm-up that was meant for another schedule says nothing of it.
+    warmup_steps = 0 if kind == "one-cycle" != defaults.schedule else defaults.warmup_steps
     return dataclasses.replace(
         config,
         task=str(Path(config.task).resolve()) if config.task.endswith(".py") else config.task,
@@ -76,9 +78,7 @@ def resolved(config: RunConfig, task: Task[Any]) -> RunConfig:
         epochs=epochs,
         batch_size=_first(config.batch_size, defaults.batch_size),
         optim=config.optim.filled(defaults.lr, defaults.weight_decay),
-        schedule=dataclasses.replace(
-            schedule, kind=kind, warmup_steps=_first(schedule.warmup_steps, defaults.warmup_steps)
-        ),
+        schedule=dataclasses.replace(schedule, kind=kind, warmup_steps=_first(schedule.warmup_steps, warmup_steps)),
     )
 
 

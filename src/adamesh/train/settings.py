@@ -7,13 +7,22 @@ means "the task's default", or "off", as each field says.
 from dataclasses import dataclass, field, fields
 from math import inf
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from adamesh.errors import ConfigurationError
 from adamesh.train.rules import RULES, RuleName
 
-__all__ = ["CODEC_NAMES", "SCHEDULE_NAMES", "OptimSettings", "PlanSettings", "RunConfig", "ScheduleSettings"]
+__all__ = [
+    "CODEC_NAMES",
+    "SCHEDULE_NAMES",
+    "OptimSettings",
+    "PlanSettings",
+    "RunConfig",
+    "ScheduleKind",
+    "ScheduleSettings",
+]
 
+ScheduleKind = Literal["constant", "cosine", "linear", "step", "one-cycle"]
 CODEC_NAMES = ("exact",)
 SCHEDULE_NAMES = ("every-step",)
 
@@ -138,14 +147,23 @@ class OptimSettings:
 class ScheduleSettings:
     """[schedule]: how the learning rate changes over the run."""
 
-    kind: Literal["constant", "cosine"] | None = None
-    """Not set: the task's."""
+    kind: ScheduleKind | None = None
+    """constant, cosine, linear, step (a factor every so many steps) or one-cycle; not set: the task's."""
     warmup_steps: int | None = None
-    """Steps over which the rate rises linearly to optim.lr; not set: the task's."""
+    """Steps over which the rate rises linearly to optim.lr; not set: the task's. one-cycle: the steps that its own
+    rise takes; not set: three tenths of the run."""
     final_factor: float = 0.0
-    """The share of optim.lr that is left at the end of a cosine."""
+    """The share of optim.lr that is left at the end of a cosine or a line."""
+    step_every: int | None = None
+    """step: how many steps each rate lasts; not set: a third of the run."""
+    step_factor: float = 0.1
+    """step: what the rate is multiplied by then."""
 
     def __post_init__(self) -> None:
+        if self.kind is not None:
+            _require_name("schedule.kind", self.kind, get_args(ScheduleKind))
+        _require_at_least("schedule.step_every", self.step_every, 1)
+        _require(0 < self.step_factor <= 1, "schedule.step_factor", self.step_factor, "must be above 0, at most 1")
         _require_at_least("schedule.warmup_steps", self.warmup_steps, 0)
         factor = self.final_factor
         _require(0 <= factor <= 1, "schedule.final_factor", factor, "must lie in 0 to 1")
@@ -216,6 +234,20 @@ class RunConfig:
     """Steps between checkpoints; not set: every epoch, but at most 10 times a run."""
     keep_checkpoints: int = 3
     """How many of the newest checkpoints stay."""
+    keep_best: bool = True
+    """Keep the checkpoint of the best evaluation too, in best/."""
+    best_metric: str = "loss"
+    """The test metric that tells which evaluation is the best."""
+    best_is: Literal["highest", "lowest"] | None = None
+    """Not set: the highest for accuracy, auc, precision and recall, else the lowest."""
+    patience: int | None = None
+    """Stop after so many evaluations without a better one; not set: off."""
+    eval_train: bool = False
+    """Evaluate on the training data too, each time."""
+    prefetch: int = 2
+    """Steps for which data are prepared ahead, beside the training; 0: none."""
+    tensorboard: bool = False
+    """Write the curves for TensorBoard too, in tensorboard/; needs adamesh[tensorboard]."""
     tolerance: float | None = None
     """Stop once the gradient norm varies by less than this share of itself; not set: off."""
     tolerance_steps: int = 10
@@ -232,6 +264,8 @@ class RunConfig:
         counts = ("nproc", "steps", "epochs", "batch_size", "micro_batches", "log_every", "eval_every")
         for key in (*counts, "checkpoint_every", "keep_checkpoints"):
             _require_at_least(key, getattr(self, key), 1)
+        _require_at_least("prefetch", self.prefetch, 0)
+        _require_at_least("patience", self.patience, 1)
         _require_positive("tolerance", self.tolerance)
         _require_at_least("tolerance_steps", self.tolerance_steps, 2)
 
