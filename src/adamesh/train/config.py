@@ -73,6 +73,7 @@ def resolved(config: RunConfig, task: Task[Any]) -> RunConfig:
         config,
         task=str(Path(config.task).resolve()) if config.task.endswith(".py") else config.task,
         data=None if config.data is None else config.data.resolve(),
+        weights=None if config.weights is None else config.weights.resolve(),
         out=None if config.out is None else config.out.resolve(),
         steps=steps,
         epochs=epochs,

@@ -208,6 +208,8 @@ class RunConfig:
     """A built-in task's name, or the path of a Python file that defines one."""
     data: Path | None = None
     """The task's data; not set: data that ships with adamesh, or is generated."""
+    weights: Path | None = None
+    """A safetensors file to start the model from; not set: it is initialised anew."""
     out: Path | None = None
     """The run's folder; not set: runs/<time>-<task>."""
     seed: int = 0

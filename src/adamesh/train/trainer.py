@@ -20,6 +20,7 @@ from adamesh.train.run import Run, Totals
 from adamesh.train.step import LocalStep, Stepper
 from adamesh.train.stopping import Interruption, Plateau
 from adamesh.train.summary import Summary
+from adamesh.train.weights import load_weights
 
 __all__ = ["Trainer"]
 
@@ -71,6 +72,8 @@ class Trainer:
             raise ConfigurationError(
                 f"{self._run.folder} holds another run's checkpoints; resume it, or choose another folder"
             )
+        else:
+            self._load_weights()
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self._recorder.begin(self.totals, parameters)
         try:
@@ -186,6 +189,7 @@ class Trainer:
         loaded = self._checkpoints.load_newest(self.model, self.optimizer)
         if loaded is None:
             self._recorder.event(0, "resumed", "there is no checkpoint: training starts from the beginning")
+            self._load_weights()
             return
         for line in loaded.damaged:
             self._recorder.event(loaded.saved.step, "rollback", line)
@@ -201,6 +205,13 @@ class Trainer:
         self._recorder.event(
             self.totals.steps, "resumed", f"from {loaded.saved.name} with {self._run.workers.size} workers"
         )
+
+    def _load_weights(self) -> None:
+        """Begin with the weights that the configuration names, if it does. Collective."""
+        if self._run.config.weights is not None:
+            line = load_weights(self.model, self._run.config.weights)
+            adamesh.broadcast_module(self.model)
+            self._recorder.event(0, "weights", line)
 
     def _order(self) -> dict[str, int]:
         """What the order of samples depends on."""
