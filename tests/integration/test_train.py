@@ -11,6 +11,7 @@ import pytest
 
 from adamesh.cli.main import main
 from adamesh.train.config import load_config
+from tests.unit.data.cifar_archives import archive
 
 
 def metrics(folder):
@@ -79,6 +80,17 @@ def test_wrong_data_found_by_the_workers_is_a_configuration_error_without_traceb
     assert code == 2
     assert err.startswith("adamesh: data = ")
     assert (err.count("\n"), "worker" in err) == (1, False)
+
+
+def test_code_in_an_archive_is_refused_in_one_line_and_not_run(run, tmp_path):
+    trap = b"\x80\x02cposix\nsystem\n(X\x0b\x00\x00\x00touch evil1tR."
+    archive(tmp_path / "cifar.tar.gz", {"data_batch_1": trap})
+    code, _, err = run("train", "cifar10-cnn", "--data", "cifar.tar.gz", "--nproc", "1")
+    assert code == 2
+    assert err.startswith("adamesh: ")
+    assert "data_batch_1: asks for posix.system" in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "evil1").exists()
 
 
 def test_ctrl_c_saves_and_other_workers_go_on(start, run, mine, tmp_path):

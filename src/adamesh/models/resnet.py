@@ -17,7 +17,8 @@ class ResNet(nn.Module):
     """Four stages of bottleneck blocks, with 256 to 2,048 channels.
 
     A stage's stride stands in the 3 x 3 convolution, as in torchvision ("v1.5"); in the paper it is in the
-    first 1 x 1. Convolutions are initialised as He et al. (2015) say.
+    first 1 x 1. Convolutions are initialised as He et al. (2015) say; each block begins as its shortcut alone, the
+    scale of its last normalisation being 0 (Goyal et al. 2017, section 5.1).
 
     Args:
         blocks: of each stage.
@@ -38,6 +39,8 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, _Bottleneck):
+                nn.init.zeros_(module.bn3.weight)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [n, 3, height, width], of 32 pixels at least, to logits [n, classes]."""

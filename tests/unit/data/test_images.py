@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from adamesh.data.images import CropFlip, ImageSplit, Normalisation
-from adamesh.data.shapes import KINDS, drawn_shapes
+from adamesh.data.shapes import KINDS, drawn_shapes, tinted
 from adamesh.data.split import AugmentedSplit
 
 PLAIN = Normalisation(mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3)
@@ -77,3 +77,13 @@ def test_drawings_are_balanced_and_depend_on_the_seed_alone(kinds):
     assert labels.bincount().tolist() == [40 // kinds] * kinds
     assert torch.equal(images, again)
     assert not torch.equal(images, drawn_shapes(40, 16, kinds, seed=3)[0])
+
+
+def test_a_tint_is_its_kind_s_alone():
+    images, labels = drawn_shapes(400, 16, 4, seed=2)
+    before, after = (
+        torch.stack([some[labels == kind].float().mean(dim=(0, 2, 3)) for kind in range(4)])
+        for some in (images, tinted(images, labels, kinds=4))
+    )
+    assert (before - before.mean(dim=0)).abs().max() < 20
+    assert torch.cdist(after, after).add(1000 * torch.eye(4)).min() > 50

@@ -68,6 +68,12 @@ def test_a_stage_s_stride_stands_in_its_first_3_x_3_convolution(fifty):
     assert strided == ["conv1", *inner]
 
 
+def test_a_block_of_resnet50_begins_as_its_shortcut(fifty):
+    features = torch.rand(2, 256, 4, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(fifty.eval().layer1[1](features), features)
+
+
 @pytest.mark.parametrize(
     ("model", "side"),
     [

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from adamesh.errors import CheckpointError, ConfigurationError, DataError, Diverged
 from adamesh.tasks.regression import Regression
@@ -177,6 +177,24 @@ def test_a_new_run_does_not_take_over_the_folder_of_another(tmp_path, whole):
 def test_a_run_does_not_go_on_in_another_order_of_samples(tmp_path, whole, change):
     with pytest.raises(ConfigurationError, match="restore the settings"):
         trained(tmp_path / "whole", replace(SHORT, **change), resume=True)
+
+
+def test_a_run_begins_with_the_weights_it_is_given_and_resumes_without_them(tmp_path, whole):
+    path = tmp_path / "weights.safetensors"
+    save_file(whole[1].state_dict(), path)
+    config = replace(SHORT, weights=path, optim=OptimSettings(lr=0.0), steps=1)
+    summary, model = trained(tmp_path / "run", config)
+    assert same_bits(model, whole[1])
+    assert [event.kind for event in summary.events] == ["weights"]
+    path.unlink()
+    trained(tmp_path / "run", replace(config, steps=2), resume=True)
+
+
+def test_weights_of_another_model_are_refused_before_the_first_step(tmp_path):
+    save_file({"other.weight": torch.zeros(3)}, tmp_path / "weights.safetensors")
+    with pytest.raises(DataError, match=r"other\.weight is of shape \[3\] in the file") as refused:
+        trained(tmp_path / "run", replace(SHORT, weights=tmp_path / "weights.safetensors"))
+    assert not hasattr(refused.value, "__notes__")
 
 
 def test_only_every_so_many_steps_are_logged_and_the_last(tmp_path):
