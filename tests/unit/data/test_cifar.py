@@ -8,6 +8,7 @@ import torch
 
 from adamesh.data import cifar
 from adamesh.data.cifar import read_cifar10
+from adamesh.data.sources import Published, find_source
 from adamesh.errors import DataError
 from tests.unit.data.cifar_archives import archive, binary, contents, folder, python2, python3, rows
 
@@ -79,6 +80,13 @@ def test_an_archive_of_an_official_name_and_size_must_have_its_checksum(tmp_path
     monkeypatch.setitem(cifar._OFFICIAL, path.name, (size, found))
     assert read_cifar10(path).origin.endswith("checksum verified")
     assert "checksum" not in read_cifar10(path.rename(tmp_path / "mine.tar.gz")).origin
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar10-binary"])
+def test_the_checksum_is_the_one_that_fetching_asks_for(name):
+    origin = find_source(name).origin
+    assert isinstance(origin, Published)
+    assert cifar._OFFICIAL[origin.file][1] == origin.digest
 
 
 def test_an_official_archive_is_known_by_its_size(tmp_path):
