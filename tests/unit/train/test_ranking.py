@@ -21,8 +21,8 @@ def test_without_one_of_the_classes_there_is_no_area():
 
 def test_precision_and_recall_count_logits_above_zero_as_positive():
     ranking = Ranking()
-    ranking.add(torch.tensor([2.0, 1.0, -1.0]), torch.tensor([1, 0, 1]))
-    ranking.add(torch.tensor([0.5]), torch.tensor([1]))
+    ranking.add((torch.tensor([2.0, 1.0, -1.0]), torch.tensor([1, 0, 1])))
+    ranking.add((torch.tensor([0.5]), torch.tensor([1])))
     metrics = ranking.metrics(Workers(0, 1, group=None))
     assert metrics["precision"] == 2 / 3
     assert metrics["recall"] == 2 / 3
