@@ -27,9 +27,10 @@ class MyTask(Task[Batch]):
     summary = "regression on a table of numbers, mean squared error"
     # Used where neither a configuration file nor the command line says otherwise.
     defaults = TaskDefaults(batch_size=64, epochs=20, lr=1e-2, schedule="cosine")
+    sized_by_data = True  # build_model below needs what load_data found; leave it out where it does not
 
     def load_data(self, data: Path | None, seed: int) -> Splits[Batch]:
-        """Called once on every worker, which must all get the same; what it learns, `build_model` may use."""
+        """Called once on every worker, which must all get the same."""
         table = generated_table(seed) if data is None else read_table(data)
         self.num_inputs = table.shape[1] - 1
         num_test = len(table) // 5

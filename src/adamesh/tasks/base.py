@@ -56,13 +56,12 @@ class Task(ABC, Generic[BatchT]):
     summary: ClassVar[str]
     """One line for ``adamesh tasks``."""
     defaults: ClassVar[TaskDefaults] = TaskDefaults()
+    sized_by_data: ClassVar[bool] = False
+    """`build_model` needs what `load_data` has found: the size of a vocabulary, say. Training loads first anyway."""
 
     @abstractmethod
     def build_model(self) -> nn.Module:
-        """A freshly initialised model on the CPU; torch's random state has been seeded by the caller.
-
-        Data have been loaded before, so its sizes may follow from them.
-        """
+        """A freshly initialised model on the CPU; torch's random state has been seeded by the caller."""
 
     @abstractmethod
     def load_data(self, data: Path | None, seed: int) -> Splits[BatchT]:

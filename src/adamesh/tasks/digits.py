@@ -49,6 +49,7 @@ class DigitsTask(Predicts, Task[tuple[Tensor, Tensor]]):
         pairs = zip(digits.tolist(), chances.tolist(), strict=True)
         return [{"digit": digit, "probability": chance} for digit, chance in pairs]
 
+
 class Digits(DigitsTask):
     """With `SmallCNN`."""
 

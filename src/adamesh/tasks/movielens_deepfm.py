@@ -42,6 +42,7 @@ class MovieLens(BinaryTask[RatingBatch]):
     """Ratings of at least 4 against the rest, log loss; how training and test are cut is a subclass's."""
 
     defaults = TaskDefaults(batch_size=512, epochs=10, lr=2e-3, weight_decay=0.3, schedule="cosine", warmup_steps=50)
+    sized_by_data = True
 
     def __init__(self) -> None:
         self._sizes: FeatureSizes | None = None
