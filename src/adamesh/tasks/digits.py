@@ -12,18 +12,11 @@ from adamesh.data.split import TensorSplit
 from adamesh.models.cnn import SmallCNN
 from adamesh.tasks.base import Predicts, Splits, Task, TaskDefaults
 
-__all__ = ["Digits"]
+__all__ = ["Digits", "DigitsTask"]
 
 
-class Digits(Predicts, Task[tuple[Tensor, Tensor]]):
-    """Ten classes, cross-entropy, accuracy; `SmallCNN`."""
-
-    name = "digits"
-    summary = "handwritten digits (1,797 real 8x8 images, embedded), small CNN, cross-entropy"
-    defaults = TaskDefaults(batch_size=64, epochs=12, lr=3e-3, schedule="cosine", warmup_steps=20)
-
-    def build_model(self) -> nn.Module:
-        return SmallCNN(channels=1, side=8, classes=10)
+class DigitsTask(Predicts, Task[tuple[Tensor, Tensor]]):
+    """Ten classes, cross-entropy, accuracy; the model is a subclass's."""
 
     def load_data(self, data: Path | None, seed: int) -> Splits[tuple[Tensor, Tensor]]:
         images, labels = embedded_digits() if data is None else read_digits(data)
@@ -55,3 +48,14 @@ class Digits(Predicts, Task[tuple[Tensor, Tensor]]):
         chances, digits = model(inputs).softmax(dim=1).max(dim=1)
         pairs = zip(digits.tolist(), chances.tolist(), strict=True)
         return [{"digit": digit, "probability": chance} for digit, chance in pairs]
+
+
+class Digits(DigitsTask):
+    """With `SmallCNN`."""
+
+    name = "digits"
+    summary = "handwritten digits (1,797 real 8x8 images, embedded), small CNN, cross-entropy"
+    defaults = TaskDefaults(batch_size=64, epochs=12, lr=3e-3, schedule="cosine", warmup_steps=20)
+
+    def build_model(self) -> nn.Module:
+        return SmallCNN(channels=1, side=8, classes=10)

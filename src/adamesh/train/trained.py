@@ -34,6 +34,7 @@ class Trained:
     Raises:
         ConfigurationError: there is no run in the folder.
         CheckpointError: it has no such checkpoint, or that is damaged.
+        DataError: the model is sized by the run's data, and they cannot be read any more.
     """
 
     def __init__(self, run: Path, which: Which) -> None:
@@ -46,6 +47,8 @@ class Trained:
             other = {"best": "latest", "latest": "best"}[which]
             raise CheckpointError(f"{folder} holds no checkpoint; train on, or take --checkpoint {other}")
         self.task: Task[Any] = find_task(config.task)
+        if self.task.sized_by_data:
+            self.task.load_data(config.data, config.seed)
         torch.manual_seed(0)
         self.model: nn.Module = self.task.build_model()
         extra = load_model(folder / saved[0].name, self.model)

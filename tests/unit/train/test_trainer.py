@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from adamesh.errors import CheckpointError, ConfigurationError, DataError, Diverged
+from adamesh.tasks.catalog import find_task
 from adamesh.tasks.regression import Regression
 from adamesh.train.config import OptimSettings, RunConfig, ScheduleSettings, resolved, write_config
 from adamesh.train.progress import Silent
@@ -254,6 +255,17 @@ def test_predictions_are_the_models_and_inputs_of_another_shape_are_refused(tmp_
     (tmp_path / "bad.csv").write_text("1,2,3\n")
     with pytest.raises(DataError, match="every line must have 8 numbers, not 3"):
         predictions(model, tmp_path / "bad.csv")
+
+
+def test_a_model_that_is_sized_by_its_data_is_built_again_from_the_runs_data(tmp_path):
+    config = RunConfig(task="movielens-deepfm", seed=5, steps=2, batch_size=8, eval_every=100)
+    folder = tmp_path / "run"
+    _, model = trained(folder, config, task=find_task("movielens-deepfm"))
+    write_config(config, folder / "config.toml")
+    again = Trained(folder, "latest").model.state_dict()
+    assert again.keys() == model.state_dict().keys()
+    for name, value in model.state_dict().items():
+        assert torch.equal(again[name], value), name
 
 
 def test_curves_are_written_for_tensorboard_too(tmp_path):
