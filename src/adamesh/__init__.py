@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from adamesh.checkpoint.load import load
     from adamesh.checkpoint.save import save
+    from adamesh.codecs.cast import Cast
+    from adamesh.codecs.int4 import Int4
+    from adamesh.codecs.int8 import Int8
     from adamesh.errors import AdameshError, IncompatiblePlan
     from adamesh.optimizer import Adam, AdamW, MeshOptimizer
     from adamesh.plan import Plan
@@ -20,9 +23,12 @@ __all__ = [
     "Adam",
     "AdamW",
     "AdameshError",
+    "Cast",
     "EveryStep",
     "GradScaler",
     "IncompatiblePlan",
+    "Int4",
+    "Int8",
     "MeshOptimizer",
     "Plan",
     "average_buffers",
@@ -36,9 +42,12 @@ _HOMES = {
     "Adam": "optimizer",
     "AdamW": "optimizer",
     "AdameshError": "errors",
+    "Cast": "codecs.cast",
     "EveryStep": "sync.every_step",
     "GradScaler": "scaler",
     "IncompatiblePlan": "errors",
+    "Int4": "codecs.int4",
+    "Int8": "codecs.int8",
     "MeshOptimizer": "optimizer",
     "Plan": "plan",
     "average_buffers": "replicas",

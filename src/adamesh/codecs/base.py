@@ -28,11 +28,15 @@ class Stream:
 class Codec(ABC):
     """A way to write numbers in fewer bytes."""
 
-    grain: int
-    """Elements. The codec's blocks start on multiples of it, counted from the start of a bucket, and every row's
-    length is a multiple of it. A multiple of 64."""
     needs_feedback: bool
     """Whether what it drops must be kept and sent later (`adamesh.codecs.feedback.Feedback`) for Adam to converge."""
+
+    @property
+    @abstractmethod
+    def grain(self) -> int:
+        """Elements. The codec's blocks start on multiples of it, counted from the start of a bucket, and every row's
+        length is a multiple of it. A multiple of 64.
+        """
 
     @abstractmethod
     def payload_bytes(self, numel: int) -> int:
