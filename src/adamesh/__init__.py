@@ -10,14 +10,17 @@ if TYPE_CHECKING:
     from adamesh.checkpoint.load import load
     from adamesh.checkpoint.save import save
     from adamesh.codecs.cast import Cast
+    from adamesh.codecs.feedback import Feedback
     from adamesh.codecs.int4 import Int4
     from adamesh.codecs.int8 import Int8
+    from adamesh.codecs.warmup import Warmup
     from adamesh.errors import AdameshError, IncompatiblePlan
     from adamesh.optimizer import Adam, AdamW, MeshOptimizer
     from adamesh.plan import Plan
     from adamesh.replicas import average_buffers, broadcast_module
     from adamesh.scaler import GradScaler
     from adamesh.sync.every_step import EveryStep
+    from adamesh.wire import Wire
 
 __all__ = [
     "Adam",
@@ -25,12 +28,15 @@ __all__ = [
     "AdameshError",
     "Cast",
     "EveryStep",
+    "Feedback",
     "GradScaler",
     "IncompatiblePlan",
     "Int4",
     "Int8",
     "MeshOptimizer",
     "Plan",
+    "Warmup",
+    "Wire",
     "average_buffers",
     "broadcast_module",
     "load",
@@ -39,15 +45,18 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Wire": "wire",
+    "Warmup": "codecs.warmup",
+    "Int8": "codecs.int8",
+    "Int4": "codecs.int4",
+    "Feedback": "codecs.feedback",
+    "Cast": "codecs.cast",
     "Adam": "optimizer",
     "AdamW": "optimizer",
     "AdameshError": "errors",
-    "Cast": "codecs.cast",
     "EveryStep": "sync.every_step",
     "GradScaler": "scaler",
     "IncompatiblePlan": "errors",
-    "Int4": "codecs.int4",
-    "Int8": "codecs.int8",
     "MeshOptimizer": "optimizer",
     "Plan": "plan",
     "average_buffers": "replicas",

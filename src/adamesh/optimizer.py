@@ -123,6 +123,7 @@ class MeshOptimizer(torch.optim.Optimizer):
         group = self.param_groups[-1]
         try:
             self._rule.check(group)
+            self._plan.check_group(group)
             if self._engine is not None:
                 self._engine.extend(
                     self._named(len(self.param_groups) - 1), len(self.param_groups) - 1, self.param_groups
