@@ -18,6 +18,7 @@ from adamesh.engine.state_dict import (
     PieceSource,
     StateSource,
     export_pieces,
+    export_residuals,
     gather_full,
     refresh_values,
     restore,
@@ -165,16 +166,23 @@ class MeshOptimizer(torch.optim.Optimizer):
 
         ``state`` maps parameter names to ``step`` and, where this worker owns a part, ``start``, ``stop``
         (elements of the flattened parameter) and the flat state tensors of that run. ``adamesh.save`` writes the
-        parts of all workers; :meth:`full_state_dict` is torch's own format.
+        parts of all workers; :meth:`full_state_dict` is torch's own format. ``residuals`` is what this worker's codecs
+        have held back, where the plan has feedback.
         """
         state: dict[str, dict[str, Any]] = {
             slot.name: {"step": slot.steps, "shape": list(slot.param.shape)} for slot in self.engine.slots
         }
         for run in export_pieces(self.engine):
             state[run.name] |= {"start": run.start, "stop": run.stop, **run.tensors}
+        residuals = {
+            f"{key}/{run.name}": {"name": run.name, "start": run.start, "stop": run.stop, key: tensor}
+            for run in export_residuals(self.engine)
+            for key, tensor in run.tensors.items()
+        }
         return {
             "adamesh": {"format": _FORMAT, "step": self.engine.transaction.step_number},
             "state": state,
+            **({"residuals": residuals} if residuals else {}),
             "param_groups": [self._group_record(index) for index in range(len(self.param_groups))],
         }
 
@@ -190,12 +198,12 @@ class MeshOptimizer(torch.optim.Optimizer):
                 f"this state dict holds {sorted(map(str, state_dict))}, not a part that adamesh's state_dict() gave. "
                 "Load torch.optim's format with load_full_state_dict(), a checkpoint folder with adamesh.load()"
             )
-        runs, counts = [], {}
-        for name, entry in state_dict["state"].items():
-            counts[name] = int(entry["step"])
-            if "start" in entry:
-                tensors = {k: v for k, v in entry.items() if isinstance(v, Tensor)}
-                runs.append(HeldRun(name, entry["start"], entry["stop"], tensors))
+        counts = {name: int(entry["step"]) for name, entry in state_dict["state"].items()}
+        entries = [{"name": name, **entry} for name, entry in state_dict["state"].items() if "start" in entry]
+        runs = [
+            HeldRun(e["name"], e["start"], e["stop"], {k: v for k, v in e.items() if isinstance(v, Tensor)})
+            for e in [*entries, *state_dict.get("residuals", {}).values()]
+        ]
         names = {slot.name: slot.name for slot in self.engine.slots}
         for slot in self.engine.slots:
             shape = state_dict["state"].get(slot.name, {}).get("shape", list(slot.param.shape))

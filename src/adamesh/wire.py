@@ -83,7 +83,7 @@ class Wire:
         if coded.feedback:
             raise IncompatiblePlan(
                 f"Wire(down=Feedback({coded.codec})): what travels DOWN is the difference between the owner's master "
-                "and what the others hold, so whatever is dropped is in the next difference already, and feedback would "
+                "and what the others hold, so what is dropped is in the next difference already, and feedback would "
                 f"send it twice. Leave it out: Wire(down={coded.codec})"
             )
 

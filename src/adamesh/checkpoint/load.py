@@ -1,5 +1,6 @@
 """``adamesh.load``: verify everything, then take it, at any world size."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from adamesh.checkpoint.disk import digest
 from adamesh.checkpoint.manifest import Manifest, StateRun, read_manifest
 from adamesh.checkpoint.save import bare, names_of
+from adamesh.engine.residuals import RESIDUAL
 from adamesh.engine.state_dict import PieceSource, fetch
 from adamesh.errors import CheckpointError
 from adamesh.optimizer import MeshOptimizer
@@ -31,6 +33,9 @@ def load(path: str | Path, model: nn.Module, optimizer: MeshOptimizer) -> dict[s
 
     Returns:
         What was given to ``adamesh.save`` as extra.
+
+    Warns:
+        UserWarning: what codecs have held back is in the checkpoint, and the optimizer's plan has no feedback.
 
     Raises:
         CheckpointError: the checkpoint is missing, cut short, altered, or does not fit; on every worker, and
@@ -61,6 +66,7 @@ def load(path: str | Path, model: nn.Module, optimizer: MeshOptimizer) -> dict[s
         problem = CheckpointError(f"{folder} cannot be read: {error}. Load an earlier checkpoint")
     engine.agree(problem, CheckpointError, "load")
     assert state is not None
+    _say_what_is_dropped(manifest, optimizer)
     bare(model).load_state_dict(tensors)
     optimizer.restore_from(state, manifest.param_groups, manifest.step)
     return manifest.extra
@@ -99,6 +105,17 @@ class FolderSource:
         if name not in self._open:
             self._open[name] = safe_open(self._folder / name, "pt")
         return self._open[name]
+
+
+def _say_what_is_dropped(manifest: Manifest, optimizer: MeshOptimizer) -> None:
+    engine = optimizer.engine
+    held_back = any(RESIDUAL in run.keys for run in manifest.runs)
+    if held_back and not engine.plan.wire.keeps_residuals and engine.mesh.world.rank == 0:
+        warnings.warn(
+            "the checkpoint holds what codecs with feedback have held back of the gradients, and this optimizer's plan "
+            f"has no feedback to send it with ({engine.plan.wire}): it is dropped. With the same wire it would be used",
+            stacklevel=3,
+        )
 
 
 def _verify(folder: Path, manifest: Manifest, rank: int, size: int) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from adamesh.checkpoint.disk import Disk, digest
 from adamesh.checkpoint.manifest import MANIFEST, FileRecord, Manifest, StateRun, TensorRecord, read_manifest
+from adamesh.engine.residuals import RESIDUAL, fold
 from adamesh.engine.state_dict import export_pieces
 from adamesh.errors import CheckpointError
 from adamesh.optimizer import MeshOptimizer
@@ -62,8 +63,9 @@ def save_on(disk: Disk, folder: Path, model: nn.Module, optimizer: MeshOptimizer
         problem = _told(error, folder)
     engine.agree(problem, CheckpointError, "save")
     generation = engine.first_says(generation)
+    residuals = fold(engine)
     try:
-        share = _write_share(folder, generation, bare(model), optimizer, disk)
+        share = _write_share(folder, generation, bare(model), optimizer, residuals, disk)
     except Exception as error:
         problem = _told(error, folder)
     engine.agree(problem, CheckpointError, "save")
@@ -101,7 +103,14 @@ def names_of(model: nn.Module, optimizer: MeshOptimizer) -> dict[str, str]:
     return {slot.name: of_param.get(id(slot.param), slot.name) for slot in optimizer.engine.slots}
 
 
-def _write_share(folder: Path, generation: int, model: nn.Module, optimizer: MeshOptimizer, disk: Disk) -> Share:
+def _write_share(
+    folder: Path,
+    generation: int,
+    model: nn.Module,
+    optimizer: MeshOptimizer,
+    residuals: Mapping[str, Tensor],
+    disk: Disk,
+) -> Share:
     world = optimizer.engine.mesh.world
     suffix = f"{generation:04d}-{world.rank:05d}-of-{world.size:05d}.safetensors"
     share = Share([], {}, [])
@@ -116,8 +125,11 @@ def _write_share(folder: Path, generation: int, model: nn.Module, optimizer: Mes
         flat: dict[str, Tensor] = {}
         for run in export_pieces(optimizer.engine):
             name = names[run.name]
-            flat |= {f"{key}/{name}": tensor for key, tensor in run.tensors.items()}
-            share.runs.append(StateRun(f"state-{suffix}", name, run.start, run.stop, tuple(run.tensors)))
+            tensors = dict(run.tensors)
+            if run.name in residuals:
+                tensors[RESIDUAL] = residuals[run.name]
+            flat |= {f"{key}/{name}": tensor for key, tensor in tensors.items()}
+            share.runs.append(StateRun(f"state-{suffix}", name, run.start, run.stop, tuple(tensors)))
         if flat:
             _write(folder, f"state-{suffix}", flat, share, disk)
     return share
