@@ -68,8 +68,8 @@ class Wire:
                 self._check_down(coded)
             elif coded.codec.needs_feedback and not coded.feedback:
                 raise IncompatiblePlan(
-                    f"Wire({direction_name}={coded.codec}) without feedback: what {_name(coded)} drops of a gradient "
-                    "would be lost in every step alike, and Adam would go elsewhere. Keep it: "
+                    f"Wire({direction_name}={coded.codec}) without feedback: what it drops of a gradient would be lost "
+                    "in every step alike, and Adam would go elsewhere. Keep it: "
                     f"Wire({direction_name}=Feedback({coded.codec}))"
                 )
 
@@ -91,7 +91,3 @@ class Wire:
     def _codings(self) -> dict[str, Parts]:
         values = {direction.name: getattr(self, direction.name) for direction in fields(self)}
         return {name: parts(value) for name, value in values.items() if value is not None}
-
-
-def _name(coded: Parts) -> str:
-    return type(coded.codec).__name__
