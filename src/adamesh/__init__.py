@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from adamesh.codecs.feedback import Feedback
     from adamesh.codecs.int4 import Int4
     from adamesh.codecs.int8 import Int8
+    from adamesh.codecs.lowrank import LowRank
     from adamesh.codecs.warmup import Warmup
     from adamesh.errors import AdameshError, IncompatiblePlan
     from adamesh.optimizer import Adam, AdamW, MeshOptimizer
@@ -33,6 +34,7 @@ __all__ = [
     "IncompatiblePlan",
     "Int4",
     "Int8",
+    "LowRank",
     "MeshOptimizer",
     "Plan",
     "Warmup",
@@ -57,6 +59,7 @@ _HOMES = {
     "EveryStep": "sync.every_step",
     "GradScaler": "scaler",
     "IncompatiblePlan": "errors",
+    "LowRank": "codecs.lowrank",
     "MeshOptimizer": "optimizer",
     "Plan": "plan",
     "average_buffers": "replicas",

@@ -3,7 +3,9 @@
 import math
 from dataclasses import dataclass, fields
 
+from adamesh.codecs.base import Codec
 from adamesh.codecs.coding import Coding, Parts, parts
+from adamesh.codecs.lowrank import LowRank
 from adamesh.errors import ConfigurationError, IncompatiblePlan
 from adamesh.layout import GRAIN
 from adamesh.rules.base import Hyper
@@ -66,7 +68,7 @@ class Wire:
         for direction_name, coded in self._codings.items():
             if direction_name == "down":
                 self._check_down(coded)
-            elif coded.codec.needs_feedback and not coded.feedback:
+            elif isinstance(coded.codec, Codec) and coded.codec.needs_feedback and not coded.feedback:
                 raise IncompatiblePlan(
                     f"Wire({direction_name}={coded.codec}) without feedback: what it drops of a gradient would be lost "
                     "in every step alike, and Adam would go elsewhere. Keep it: "
@@ -74,12 +76,28 @@ class Wire:
                 )
 
     def check_mesh(self, num_islands: int, num_shards: int) -> None:
-        """Raise what is unsound on a mesh of this shape."""
+        """Raise what is unsound on a mesh of this shape.
+
+        Raises:
+            IncompatiblePlan: a matrix would be cut.
+        """
+        across = self._codings.get("across")
+        if across is not None and isinstance(across.codec, LowRank) and num_shards > 1:
+            raise IncompatiblePlan(
+                f"Wire(across={across.codec}) with {num_shards} workers an island: what travels there is slices, which "
+                f"are no matrices. Send low rank inside islands, Wire(up={across.codec}), or a codec between them: "
+                "Wire(across=Feedback(Int4())). Between islands of one worker it is sound"
+            )
 
     def check_group(self, hyper: Hyper) -> None:
         """Raise if a parameter group's hyper-parameters are unsound with what is coded UP or across."""
 
     def _check_down(self, coded: Parts) -> None:
+        if isinstance(coded.codec, LowRank):
+            raise IncompatiblePlan(
+                f"Wire(down={coded.codec}): slices that come DOWN are no matrices, and each owner has its own. Take a "
+                "codec: Wire(down=Int4())"
+            )
         if coded.feedback:
             raise IncompatiblePlan(
                 f"Wire(down=Feedback({coded.codec})): what travels DOWN is the difference between the owner's master "

@@ -9,33 +9,41 @@ from torch import nn
 import adamesh
 from adamesh.comm.base import Mesh
 from adamesh.comm.threads import ThreadWorld
-from tests.wire.world import CODECS, SHAPES, Worker, alike, both_ways, counted, train
+from tests.wire.world import CODECS, SHAPES, WIRES, Worker, alike, counted, train
 
 F32, F64, BF16 = torch.float32, torch.float64, torch.bfloat16
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("name", WIRES)
 def test_replicas_are_alike_to_the_bit(name, shape):
-    first, *others = train(shape, both_ways(CODECS[name]))
+    first, *others = train(shape, WIRES[name])
     assert all(alike(first, other) for other in others)
     assert all(bool(values.isfinite().all()) for values in first.values())
 
 
 @pytest.mark.parametrize("dtype", [F64, BF16, torch.float16], ids=str)
-@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("name", WIRES)
 def test_replicas_of_other_precisions_are_alike_to_the_bit_and_so_is_a_second_run(name, dtype):
-    (first, other), again = (train((1, 2), both_ways(CODECS[name]), dtype=dtype) for _ in range(2))
+    (first, other), again = (train((1, 2), WIRES[name], dtype=dtype) for _ in range(2))
     assert alike(first, other)
     assert alike(first, again[0])
     assert all(bool(values.isfinite().all()) for values in first.values())
 
 
-@pytest.mark.parametrize("shape", [(1, 3), (2, 2), (2, 1)], ids=str)
-@pytest.mark.parametrize("name", CODECS)
+LOWRANK = adamesh.LowRank(2)
+HELD_BACK = {
+    (name, shape): adamesh.Wire(up=adamesh.Feedback(codec), across=adamesh.Feedback(codec))
+    for name, codec in CODECS.items()
+    for shape in [(1, 3), (2, 2)]
+}
+HELD_BACK |= {("lowrank", (1, 3)): adamesh.Wire(up=LOWRANK), ("lowrank", (3, 1)): adamesh.Wire(across=LOWRANK)}
+HELD_BACK |= {("lowrank and int4", (2, 2)): adamesh.Wire(up=LOWRANK, across=adamesh.Feedback(CODECS["int4"]))}
+
+
+@pytest.mark.parametrize(("name", "shape"), HELD_BACK, ids=str)
 def test_what_was_applied_and_what_is_held_back_is_what_went_in(name, shape):
-    """SGD in disguise would show it in the parameters; here the owners' sums themselves are added up."""
-    wire = adamesh.Wire(up=adamesh.Feedback(CODECS[name]), across=adamesh.Feedback(CODECS[name]))
+    wire = HELD_BACK[name, shape]
 
     def law(mesh: Mesh):
         worker = Worker(mesh, wire, dtype=F64)
@@ -71,15 +79,16 @@ def test_what_was_applied_and_what_is_held_back_is_what_went_in(name, shape):
         for _, _, held in results:
             total = total + sum(share[kind] * held[kind, key] for kind in share)
         assert torch.allclose(total, mean_given, rtol=0, atol=1e-12), key
-    if name.startswith("int4"):
-        assert max(float(held["up", "matrix"].abs().max()) for _, _, held in results) > 1e-3
+    if not name.endswith("16"):  # what bfloat16 drops of a gradient is little
+        kinds = [kind for kind in share for _, _, held in results if float(held[kind, "matrix"].abs().max()) > 1e-4]
+        assert kinds
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf], ids=str)
-@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("name", WIRES)
 def test_a_gradient_that_is_not_finite_on_one_worker_aborts_the_step_and_changes_nothing(name, poison):
     def law(mesh: Mesh):
-        worker = Worker(mesh, both_ways(CODECS[name])).train(range(2))
+        worker = Worker(mesh, WIRES[name]).train(range(2))
         before = worker.values, worker.residuals
         steps = [worker.optimizer.state_dict()["state"][key]["step"] for key in worker.values]
         worker.optimizer.zero_grad()
@@ -99,11 +108,11 @@ def test_a_gradient_that_is_not_finite_on_one_worker_aborts_the_step_and_changes
     assert all(bool(values.isfinite().all()) for values in first.values())
 
 
-@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("name", WIRES)
 def test_what_is_counted_is_what_is_moved(name):
     def law(mesh: Mesh) -> None:
         mesh, moved = counted(mesh)
-        worker = Worker(mesh, both_ways(CODECS[name]))
+        worker = Worker(mesh, WIRES[name])
         moved()
         for step in range(3):
             worker.train(range(step, step + 1))
@@ -131,28 +140,28 @@ def test_what_comes_down_does_not_depend_on_the_number_of_workers(name):
     assert all(alike(alone, other) for other in others)
 
 
-@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("name", WIRES)
 def test_weight_decay_takes_the_same_part_of_a_parameter_under_every_codec(name):
     def law(mesh: Mesh, wire: adamesh.Wire):
         p = nn.Parameter(torch.linspace(-2, 2, 200))
         plan = adamesh.Plan(mesh=mesh, wire=wire)
         optimizer = adamesh.AdamW([p], lr=0.1, weight_decay=0.5, plan=plan)
-        for _ in range(60):
+        for _ in range(20):
             p.grad = torch.zeros_like(p)
             optimizer.step()
         return p.detach().clone()
 
     start = torch.linspace(-2, 2, 200)
-    decayed = ThreadWorld(1, 2).run(law, both_ways(CODECS[name]))[0]
+    decayed = ThreadWorld(1, 2).run(law, WIRES[name])[0]
     # What is not sent yet is less than one step's change of the largest in a block, for each codec.
-    assert float((decayed - start * 0.95**60).abs().max()) < 0.05 * 2 * 0.95**59
+    assert float((decayed - start * 0.95**20).abs().max()) < 0.05 * 2 * 0.95**19
 
 
 @pytest.mark.parametrize("overlap", [True, False])
 @pytest.mark.parametrize("name", ["int8", "int4"])
 def test_accumulated_micro_batches_are_coded_once(name, overlap):
     def law(mesh: Mesh):
-        worker = Worker(mesh, both_ways(CODECS[name]), options={"overlap": overlap})
+        worker = Worker(mesh, WIRES[name], options={"overlap": overlap})
         for step in range(3):
             worker.optimizer.zero_grad()
             with worker.optimizer.no_sync():

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from adamesh.codecs.base import Codec
 from adamesh.codecs.feedback import Feedback
+from adamesh.codecs.lowrank import LowRank
 from adamesh.errors import ConfigurationError
 
 __all__ = ["Warmup"]
@@ -23,7 +24,7 @@ class Warmup:
         ConfigurationError: fewer than one step, or not a codec.
     """
 
-    coding: Codec | Feedback
+    coding: Codec | Feedback | LowRank
     steps: int
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from torch.autograd.graph import increment_version
 
+from adamesh.codecs.base import Codec
 from adamesh.codecs.coding import parts
 from adamesh.comm.base import Work
 from adamesh.engine.bucket import LiveBucket
@@ -23,6 +24,7 @@ class Gather:
         self._coded_from = 0
         if down is not None:
             codec, _, self._coded_from = parts(down)
+            assert isinstance(codec, Codec), "plans refuse others"
             self._coded = CodedDelivery(codec, comm, wiring.scratch)
         self._meter = meter
 

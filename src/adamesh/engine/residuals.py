@@ -98,6 +98,7 @@ def _folded(engine: Engine, bucket: LiveBucket) -> Tensor:
         mean_S += _mean_of_chunks(shard, residuals["up"][0])
     if "across" in residuals:
         mean_S += residuals["across"][0]
+    if "back" in residuals:
         # One worker alone holds this, and the mean over islands is to be it.
         back, offset = residuals["back"]
         mean_S[offset - start : offset - start + back.numel()].add_(back, alpha=replicate.size)

@@ -1,10 +1,12 @@
 """Wiring: which passages and deliveries a plan's wire means on a mesh."""
 
 from adamesh.codecs.coding import parts
+from adamesh.codecs.lowrank import LowRank
 from adamesh.comm.base import Communicator, Mesh
 from adamesh.comm.coder import Scratch
-from adamesh.engine.bucket import LiveBucket
+from adamesh.engine.bucket import LiveBucket, LiveSlot
 from adamesh.engine.coded import CodedPassage, RoundTrip, Track
+from adamesh.engine.lowrank import LowRankPassage, Place
 from adamesh.engine.passage import ExactPassage, Passage
 from adamesh.engine.warmup import WarmupPassage
 from adamesh.wire import Wire
@@ -51,7 +53,12 @@ class Wiring:
         if up is None:
             return ExactPassage(comm, everybody_needs_all=False)
         codec, feedback, exact_steps = parts(up)
-        coded = CodedPassage(codec, feedback, self._track(bucket, comm, 0, bucket.place.numel))
+        track = self._track(bucket, comm, 0, bucket.place.numel)
+        coded: Passage
+        if isinstance(codec, LowRank):
+            coded = LowRankPassage(codec, _places(bucket), track, everybody_needs_all=False)
+        else:
+            coded = CodedPassage(codec, feedback, track)
         if not exact_steps:
             return coded
         return WarmupPassage(lambda: ExactPassage(comm, everybody_needs_all=False), coded, exact_steps)
@@ -65,10 +72,24 @@ class Wiring:
             return ExactPassage(comm, everybody_needs_all=True)
         codec, feedback, exact_steps = parts(across)
         start, stop = bucket.place.shard_range(self.mesh.shard.rank, self.mesh.shard.size)
-        coded = RoundTrip(codec, feedback, self._track(bucket, comm, start, stop - start))
+        track = self._track(bucket, comm, start, stop - start)
+        coded: Passage
+        if isinstance(codec, LowRank):
+            assert self.mesh.shard.size == 1, "slices are no matrices"
+            coded = LowRankPassage(codec, _places(bucket), track, everybody_needs_all=True)
+        else:
+            coded = RoundTrip(codec, feedback, track)
         if not exact_steps:
             return coded
         return WarmupPassage(lambda: ExactPassage(comm, everybody_needs_all=True), coded, exact_steps)
 
     def _track(self, bucket: LiveBucket, comm: Communicator, offset: int, numel: int) -> Track:
         return Track(comm, bucket.place.index, offset, numel, bucket.dtype, bucket.param_N.device, self.scratch)
+
+
+def _places(bucket: LiveBucket) -> list[Place]:
+    return [Place(slot.place.start, slot.place.stop, _real_shape(slot)) for slot in bucket.slots]
+
+
+def _real_shape(slot: LiveSlot) -> tuple[int, ...]:
+    return (*slot.shape, 2) if slot.param.is_complex() else tuple(slot.shape)

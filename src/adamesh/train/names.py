@@ -45,8 +45,13 @@ def _coding(name: str, exact_steps: int, *, held_back: bool) -> Coding | None:
     """What a name stands for: with feedback if the codec needs it and it is to be ``held_back``."""
     if name == "exact":
         return None
-    codec = _CODECS[name]()
-    coding = adamesh.Feedback(codec) if held_back and codec.needs_feedback else codec
+    kind, _, number = name.partition("-")
+    coding: Codec | adamesh.Feedback | adamesh.LowRank
+    if kind == "lowrank":
+        coding = adamesh.LowRank(int(number))
+    else:
+        codec = _CODECS[name]()
+        coding = adamesh.Feedback(codec) if held_back and codec.needs_feedback else codec
     return adamesh.Warmup(coding, exact_steps) if exact_steps else coding
 
 
