@@ -16,14 +16,19 @@ if TYPE_CHECKING:
     from adamesh.codecs.lowrank import LowRank
     from adamesh.codecs.warmup import Warmup
     from adamesh.errors import AdameshError, IncompatiblePlan
+    from adamesh.lbfgs import LBFGS
     from adamesh.optimizer import Adam, AdamW, MeshOptimizer
     from adamesh.plan import Plan
     from adamesh.replicas import average_buffers, broadcast_module
+    from adamesh.rivals import SGD, Adadelta, NAdam
     from adamesh.scaler import GradScaler
     from adamesh.sync.every_step import EveryStep
     from adamesh.wire import Wire
 
 __all__ = [
+    "LBFGS",
+    "SGD",
+    "Adadelta",
     "Adam",
     "AdamW",
     "AdameshError",
@@ -36,6 +41,7 @@ __all__ = [
     "Int8",
     "LowRank",
     "MeshOptimizer",
+    "NAdam",
     "Plan",
     "Warmup",
     "Wire",
@@ -53,6 +59,7 @@ _HOMES = {
     "Int4": "codecs.int4",
     "Feedback": "codecs.feedback",
     "Cast": "codecs.cast",
+    "Adadelta": "rivals",
     "Adam": "optimizer",
     "AdamW": "optimizer",
     "AdameshError": "errors",
@@ -60,8 +67,11 @@ _HOMES = {
     "GradScaler": "scaler",
     "IncompatiblePlan": "errors",
     "LowRank": "codecs.lowrank",
+    "LBFGS": "lbfgs",
     "MeshOptimizer": "optimizer",
+    "NAdam": "rivals",
     "Plan": "plan",
+    "SGD": "rivals",
     "average_buffers": "replicas",
     "broadcast_module": "replicas",
     "load": "checkpoint.load",

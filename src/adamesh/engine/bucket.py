@@ -44,6 +44,8 @@ class LiveSlot:
         self.ready = False
         self.steps = 0
         """Committed updates; the same on all ranks."""
+        self.scalars: dict[str, Tensor] = {}
+        """The rule's own numbers, if it has any and the bucket is awake; the same on all ranks."""
 
     def shaped(self, flat: Tensor) -> Tensor:
         """A flat real run of the bucket, seen in the parameter's shape and dtype."""

@@ -1,7 +1,6 @@
 """The engine: layout, buckets, reducer, hooks and transaction of one optimizer on one rank, put together."""
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from adamesh.comm.accord import agree, first_says
 from adamesh.comm.base import Mesh
 from adamesh.engine.bucket import LiveBucket, LiveSlot, live_buckets
 from adamesh.engine.hooks import Hooks
@@ -91,7 +91,8 @@ class Engine:
     def wake(self, bucket: LiveBucket) -> None:
         """Let a bucket travel, and give it a master and state."""
         self.reducer.wake(bucket)
-        shard = Shard(bucket, self.layout, self.mesh.shard, self.state_names(bucket), self.keeps_master(bucket))
+        names, separate = self.state_names(bucket), self.keeps_master(bucket)
+        shard = Shard(bucket, self.layout, self.mesh.shard, names, self.rule.scalars, separate=separate)
         self.transaction.shards[bucket.place.index] = shard
 
     def keeps_master(self, bucket: LiveBucket) -> bool:
@@ -126,17 +127,11 @@ class Engine:
 
     def agree(self, failure: AdameshError | None, kind: type[AdameshError], topic: str) -> None:
         """Raise, on every rank, if any has an error: its own, or as ``kind`` the first other's. Collective."""
-        reasons = self.mesh.world.exchange(b"" if failure is None else str(failure).encode(), topic)
-        if failure is not None:
-            raise failure
-        for rank, reason in enumerate(reasons):
-            if reason:
-                raise kind(f"on worker {rank}: {reason.decode()}")
+        agree(self.mesh.world, failure, kind, topic)
 
     def first_says(self, content: Any) -> Any:
         """What the first worker gives, as JSON brings it, on every worker. Collective."""
-        message = json.dumps(content).encode() if self.mesh.world.rank == 0 else b""
-        return json.loads(self.mesh.world.exchange(message, "first says")[0])
+        return first_says(self.mesh.world, content)
 
     def _specs(self, named: Sequence[tuple[str, nn.Parameter]], group: int, hypers: Sequence[Hyper]) -> list[ParamSpec]:
         group_of = {id(param): g for g in range(group, len(hypers)) for param in hypers[g]["params"]}

@@ -48,6 +48,9 @@ class StateSource(Protocol):
     def steps(self, name: str) -> int | None:
         """Committed updates of a parameter; None if the source knows no state of it."""
 
+    def scalars(self, name: str) -> Mapping[str, float]:
+        """The rule's own numbers of a parameter."""
+
     def keys(self, name: str) -> Sequence[str]:
         """The state tensors there are of a parameter."""
 
@@ -61,6 +64,8 @@ class PieceSource:
 
     runs: Sequence[HeldRun]
     counts: Mapping[str, int]
+    numbers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """The rule's scalars, by parameter name."""
     _by_name: dict[str, list[HeldRun]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,6 +75,9 @@ class PieceSource:
 
     def steps(self, name: str) -> int | None:
         return self.counts.get(name)
+
+    def scalars(self, name: str) -> Mapping[str, float]:
+        return self.numbers.get(name, {})
 
     def keys(self, name: str) -> Sequence[str]:
         return tuple(dict.fromkeys(key for run in self._by_name.get(name, []) for key in run.tensors))
@@ -111,6 +119,9 @@ def fetch(engine: Engine, source: StateSource) -> PieceSource:
         CheckpointError: elements or state tensors are missing, or there are some that this optimizer does not keep.
     """
     counts = {slot.name: source.steps(slot.name) or 0 for slot in engine.slots}
+    numbers = {name: source.scalars(name) for name, steps in counts.items() if steps}
+    for name, found in numbers.items():
+        _check_keys(name, set(found), set(engine.rule.scalars), needed=True)
     runs = []
     for bucket in engine.buckets:
         shard = engine.transaction.shards.get(bucket.place.index)
@@ -127,7 +138,7 @@ def fetch(engine: Engine, source: StateSource) -> PieceSource:
             runs.append(HeldRun(name, piece.start, piece.stop, tensors))
     if engine.plan.wire.keeps_residuals:
         runs.extend(_fetch_residuals(engine, source, counts))
-    return PieceSource(runs, counts)
+    return PieceSource(runs, counts, numbers)
 
 
 def _fetch_residuals(engine: Engine, source: StateSource, counts: Mapping[str, int]) -> list[HeldRun]:
@@ -159,7 +170,7 @@ def restore(engine: Engine, source: StateSource, step_number: int) -> None:
             engine.wake(bucket)
     with torch.no_grad():
         for shard in engine.transaction.shards.values():
-            for piece in shard.pieces:
+            for piece in (*shard.pieces, *shard.witnesses):
                 name, start, stop = piece.slot.name, piece.place.start, piece.place.stop
                 for key, target in piece.state.items():
                     if held.steps(name):
@@ -174,6 +185,8 @@ def restore(engine: Engine, source: StateSource, step_number: int) -> None:
         _restore_residuals(engine, held, step_number)
     for slot in engine.slots:
         slot.steps = held.steps(slot.name) or 0
+        for key, number in slot.scalars.items():
+            number.fill_(held.scalars(slot.name)[key] if slot.steps else engine.rule.scalars[key])
         slot.param_version = slot.param._version
     engine.transaction.go_on_from(step_number)
 
@@ -227,6 +240,7 @@ def scatter_full(
     tensors: Mapping[str, Mapping[str, Tensor]],
     keys: Sequence[tuple[str, str]],
     counts: Mapping[str, int],
+    numbers: Mapping[str, Mapping[str, float]],
 ) -> PieceSource:
     """Send whole state tensors from world rank 0 to everybody, who keep the runs they own. Collective.
 
@@ -235,6 +249,7 @@ def scatter_full(
         tensors: by parameter name and key; read on rank 0 only.
         keys: which there are, in order, the same on every rank.
         counts: committed updates by parameter name.
+        numbers: the rule's scalars by parameter name.
     """
     world = engine.mesh.world
     slots = {slot.name: slot for slot in engine.slots}
@@ -254,7 +269,7 @@ def scatter_full(
         world.broadcast(buffer, src=0).wait()
         start, stop = owned[name]
         kept[name][key] = buffer[start:stop].clone()
-    return PieceSource([HeldRun(name, *owned[name], kept[name]) for name in slots], counts)
+    return PieceSource([HeldRun(name, *owned[name], kept[name]) for name in slots], counts, numbers)
 
 
 def _refuse_torn(engine: Engine) -> None:
@@ -263,11 +278,12 @@ def _refuse_torn(engine: Engine) -> None:
         engine.transaction.refuse_if_broken()
 
 
-def _check_keys(name: str, saved: set[str], kept: set[str]) -> None:
-    if saved and saved != kept:
+def _check_keys(name: str, saved: set[str], kept: set[str], needed: bool = False) -> None:
+    """Nothing at all is what a worker saved that owned nothing of the parameter, unless it is ``needed`` of all."""
+    if (saved or needed) and saved != kept:
         raise CheckpointError(
             f"the saved state of {name!r} is {sorted(saved)} and this optimizer keeps {sorted(kept)}: load it into an "
-            "optimizer built with the same options (amsgrad, for one)"
+            "optimizer of the same rule, built with the same options (amsgrad, for one)"
         )
 
 

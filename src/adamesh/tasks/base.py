@@ -1,16 +1,16 @@
 """What a task is: data, model, loss and metrics. A task of your own is one file with a subclass of `Task`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
 
 from adamesh.data.split import Split
 
-__all__ = ["BinaryTask", "Splits", "Task", "TaskDefaults"]
+__all__ = ["BinaryTask", "Predicts", "Splits", "Task", "TaskDefaults"]
 
 BatchT = TypeVar("BatchT")
 
@@ -95,4 +95,23 @@ class BinaryTask(Task[BatchT]):
         """Logits (floating point, shape [n]; above 0: the positive class) and labels (0 or 1, shape [n]).
 
         Called without gradients and with the model in evaluation mode.
+        """
+
+
+class Predicts(ABC):
+    """What a task adds so that ``adamesh predict`` can use its trained models: inherit from it beside `Task`."""
+
+    @abstractmethod
+    def read_inputs(self, path: Path) -> Any:
+        """Read inputs without targets, in whatever form `predict` takes them.
+
+        Raises:
+            DataError: the file is missing, damaged, or not what it should be.
+        """
+
+    @abstractmethod
+    def predict(self, model: nn.Module, inputs: Any) -> Sequence[Mapping[str, Any]]:
+        """One record of plain values (numbers, texts, lists) for each input, in order.
+
+        Called without gradients and with the model in evaluation mode, on the CPU.
         """

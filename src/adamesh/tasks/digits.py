@@ -1,20 +1,21 @@
 """Handwritten digits, the default task: real data that ships with the package, a CNN with batch norm."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from adamesh.data.digits import embedded_digits, read_digits, split_evenly
+from adamesh.data.digits import embedded_digits, read_digits, read_images, split_evenly
 from adamesh.data.split import TensorSplit
 from adamesh.models.cnn import SmallCNN
-from adamesh.tasks.base import Splits, Task, TaskDefaults
+from adamesh.tasks.base import Predicts, Splits, Task, TaskDefaults
 
 __all__ = ["Digits"]
 
 
-class Digits(Task[tuple[Tensor, Tensor]]):
+class Digits(Predicts, Task[tuple[Tensor, Tensor]]):
     """Ten classes, cross-entropy, accuracy; `SmallCNN`."""
 
     name = "digits"
@@ -45,3 +46,12 @@ class Digits(Task[tuple[Tensor, Tensor]]):
             "loss": functional.cross_entropy(logits, labels, reduction="sum"),
             "accuracy": (logits.argmax(dim=1) == labels).sum(),
         }
+
+    def read_inputs(self, path: Path) -> Tensor:
+        return read_images(path)
+
+    def predict(self, model: nn.Module, inputs: Tensor) -> Sequence[Mapping[str, Any]]:
+        """The most likely digit and how likely the model finds it."""
+        chances, digits = model(inputs).softmax(dim=1).max(dim=1)
+        pairs = zip(digits.tolist(), chances.tolist(), strict=True)
+        return [{"digit": digit, "probability": chance} for digit, chance in pairs]

@@ -4,16 +4,20 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
 import adamesh
 from adamesh.codecs.base import Codec
 from adamesh.codecs.coding import Coding
+from adamesh.lbfgs import LBFGS
 from adamesh.optimizer import MeshOptimizer
+from adamesh.train.rules import RULES
 from adamesh.train.settings import OptimSettings, PlanSettings, RunConfig
 
-__all__ = ["build_optimizer", "build_plan", "build_wire", "check_wire"]
+__all__ = ["AnyOptimizer", "build_optimizer", "build_plan", "build_torchs", "build_wire", "check_wire"]
+
+AnyOptimizer = MeshOptimizer | LBFGS
 
 _CODECS: dict[str, Callable[[], Codec]] = {
     "bf16": lambda: adamesh.Cast(torch.bfloat16),
@@ -73,17 +77,16 @@ def build_plan(settings: PlanSettings, device: torch.device, world_size: int) ->
 
 def build_optimizer(
     settings: OptimSettings, named_parameters: Iterable[tuple[str, nn.Parameter]], plan: adamesh.Plan
-) -> MeshOptimizer:
+) -> AnyOptimizer:
     """The optimizer that the resolved [optim] describes. Collective: the first worker's parameters win."""
-    assert settings.lr is not None
-    assert settings.weight_decay is not None
-    rule = adamesh.AdamW if settings.rule == "adamw" else adamesh.Adam
-    return rule(
-        named_parameters,
-        lr=settings.lr,
-        betas=settings.betas,
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-        amsgrad=settings.amsgrad,
-        plan=plan,
-    )
+    build = getattr(adamesh, RULES[settings.rule].class_name)
+    optimizer: AnyOptimizer = build(named_parameters, **settings.numbers(), plan=plan)
+    return optimizer
+
+
+def build_torchs(settings: OptimSettings, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+    """Torch's own optimizer of the same rule and numbers, in one process."""
+    build = getattr(torch.optim, RULES[settings.rule].class_name)
+    fused = {"fused": True} if settings.rule in ("adamw", "adam") else {}
+    optimizer: torch.optim.Optimizer = build(list(parameters), **settings.numbers(), **fused)
+    return optimizer
