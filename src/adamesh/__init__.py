@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from adamesh.codecs.int4 import Int4
     from adamesh.codecs.int8 import Int8
     from adamesh.codecs.lowrank import LowRank
+    from adamesh.codecs.sign import Sign
+    from adamesh.codecs.topk import TopK
     from adamesh.codecs.warmup import Warmup
     from adamesh.errors import AdameshError, IncompatiblePlan
     from adamesh.lbfgs import LBFGS
@@ -43,6 +45,8 @@ __all__ = [
     "MeshOptimizer",
     "NAdam",
     "Plan",
+    "Sign",
+    "TopK",
     "Warmup",
     "Wire",
     "average_buffers",
@@ -53,6 +57,8 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "TopK": "codecs.topk",
+    "Sign": "codecs.sign",
     "Wire": "wire",
     "Warmup": "codecs.warmup",
     "Int8": "codecs.int8",

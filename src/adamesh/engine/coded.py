@@ -13,7 +13,7 @@ from torch import Tensor
 from adamesh.codecs.base import Codec, Stream
 from adamesh.comm.base import Communicator, chunk
 from adamesh.comm.channel import state_dtype, sum_in_rank_order
-from adamesh.comm.coder import Coder, Run, Scratch, clipped, stream_key
+from adamesh.comm.coder import Coder, Run, Scratch, clipped, padding_of, stream_key
 from adamesh.engine.passage import Departure, Passage
 
 __all__ = ["CodedPassage", "RoundTrip", "Track"]
@@ -33,7 +33,15 @@ class Track:
     dtype: torch.dtype
     """Of the bucket's parameters."""
     device: torch.device
+    runs: Sequence[Run]
+    """Where in the bucket its parameters lie."""
     scratch: Scratch
+
+    def padding(self, codec: Codec, index: int | None = None) -> Tensor:
+        """Which elements of the buffer, or of its chunk ``index``, a codec must be kept from filling."""
+        length = self.numel // self.comm.size
+        start = self.offset if index is None else self.offset + index * length
+        return padding_of(codec, self.runs, start, start + (self.numel if index is None else length), self.device)
 
     def payload(self, codec: Codec) -> Tensor:
         """Room for the bytes of all chunks, zero-filled, a row each."""
@@ -63,7 +71,8 @@ class CodedPassage(Passage):
         self._direction = direction
         self._recv_RB = track.payload(codec)
         residual_N = track.numbers(track.numel) if feedback else None
-        self._coder = Coder(codec, track.payload(codec), residual_N, track.scratch)
+        self._coder = Coder(codec, track.payload(codec), residual_N, track.padding(codec), track.scratch)
+        self._padding_S = track.padding(codec, track.comm.rank)
         self.total = track.numbers(track.numel // track.comm.size)
 
     def codes(self, step: int) -> bool:
@@ -83,6 +92,7 @@ class CodedPassage(Passage):
         self._recv_RB[rank].copy_(self._coder.payload_RB[rank])
         decoded_N = self._track.scratch.take(self._track.numel, self.total.dtype, self.total.device)
         self._coder.codec.decode(self._recv_RB, decoded_N.view(size, -1))
+        decoded_N.view(size, -1).index_fill_(1, self._padding_S, 0.0)
         self.squares = sum_in_rank_order([chunk(decoded_N, i, size) for i in range(size)], self.total, scale)
 
     def go_on(self) -> int | None:
@@ -118,7 +128,9 @@ class RoundTrip(Passage):
         self._offset = track.offset + rank * piece
         self._payload_RB = track.payload(codec)
         residual_S = track.numbers(piece) if feedback else None
-        self._back = Coder(codec, self._payload_RB[rank : rank + 1], residual_S, track.scratch)
+        own_RB, padding_S = self._payload_RB[rank : rank + 1], track.padding(codec, rank)
+        self._back = Coder(codec, own_RB, residual_S, padding_S, track.scratch)
+        self._padding = track.padding(codec)
         self._returning = False
         self._step = 0
         self.total = track.numbers(track.numel)
@@ -143,6 +155,7 @@ class RoundTrip(Passage):
             return
         self.squares = 0.0
         self._codec.decode(self._payload_RB, self.total.view(size, -1))
+        self.total.index_fill_(0, self._padding, 0.0)
         own_S = chunk(self.total, rank, size)
         self.squares = sum_in_rank_order([own_S], own_S, 1.0)
 

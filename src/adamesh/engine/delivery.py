@@ -13,7 +13,7 @@ from torch import Tensor
 from adamesh.codecs.base import Codec, Stream
 from adamesh.comm.base import Communicator, Work
 from adamesh.comm.channel import ExactDown
-from adamesh.comm.coder import Scratch, stream_key
+from adamesh.comm.coder import Scratch, padding_of, stream_key
 from adamesh.engine.bucket import LiveBucket
 from adamesh.engine.owner import Shard
 
@@ -69,6 +69,7 @@ class CodedDelivery(Delivery):
         self._comm = comm
         self._scratch = scratch
         self._payloads: dict[int, Tensor] = {}
+        self._paddings: dict[int, Tensor] = {}
 
     def launch(self, shard: Shard, used: set[int], step: int) -> tuple[Work | None, int]:
         index, rank, size = shard.bucket.place.index, self._comm.rank, self._comm.size
@@ -78,6 +79,8 @@ class CodedDelivery(Delivery):
             num_bytes = self._codec.payload_bytes(length)
             flat = self._comm.allocate(size * num_bytes, torch.uint8, shard.master_S.device)
             payload_RB = self._payloads[index] = flat.view(size, num_bytes)
+            runs = [(slot.start, slot.stop) for slot in shard.bucket.place.slots]
+            self._paddings[index] = padding_of(self._codec, runs, 0, size * length, flat.device)
         difference_S = self._scratch.take(length, shard.master_S.dtype, shard.master_S.device)
         torch.sub(shard.master_S, shard.view_S, out=difference_S)
         for piece in shard.pieces:
@@ -93,7 +96,7 @@ class CodedDelivery(Delivery):
         decoded_N = self._scratch.take(bucket.place.numel, bucket.state_dtype, bucket.param_N.device)
         self._codec.decode(payload_RB, decoded_N.view(self._comm.size, -1))
         if all(slot.place.param in used for slot in bucket.slots):
-            bucket.param_N.add_(decoded_N)
+            bucket.param_N.add_(decoded_N.index_fill_(0, self._paddings[bucket.place.index], 0.0))
             return
         for slot in bucket.slots:
             if slot.place.param in used:

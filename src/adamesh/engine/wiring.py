@@ -84,7 +84,9 @@ class Wiring:
         return WarmupPassage(lambda: ExactPassage(comm, everybody_needs_all=True), coded, exact_steps)
 
     def _track(self, bucket: LiveBucket, comm: Communicator, offset: int, numel: int) -> Track:
-        return Track(comm, bucket.place.index, offset, numel, bucket.dtype, bucket.param_N.device, self.scratch)
+        runs = [(slot.start, slot.stop) for slot in bucket.place.slots]
+        device = bucket.param_N.device
+        return Track(comm, bucket.place.index, offset, numel, bucket.dtype, device, runs, self.scratch)
 
 
 def _places(bucket: LiveBucket) -> list[Place]:

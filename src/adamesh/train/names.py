@@ -24,6 +24,7 @@ _CODECS: dict[str, Callable[[], Codec]] = {
     "fp16": lambda: adamesh.Cast(torch.float16),
     "int8": adamesh.Int8,
     "int4": adamesh.Int4,
+    "sign": adamesh.Sign,
 }
 
 
@@ -54,7 +55,7 @@ def _coding(name: str, exact_steps: int, *, held_back: bool) -> Coding | None:
     if kind == "lowrank":
         coding = adamesh.LowRank(int(number))
     else:
-        codec = _CODECS[name]()
+        codec = adamesh.TopK(float(number)) if kind == "topk" else _CODECS[name]()
         coding = adamesh.Feedback(codec) if held_back and codec.needs_feedback else codec
     return adamesh.Warmup(coding, exact_steps) if exact_steps else coding
 
