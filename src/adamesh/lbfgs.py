@@ -170,6 +170,10 @@ class LBFGS(torch.optim.LBFGS):
         world = self._mesh.world
         return self._flat_state().runs(self.named_params(), world.rank, world.size)
 
+    def residual_means(self) -> Mapping[str, Tensor]:
+        """Nothing: gradients are exact, and nothing is held back."""
+        return {}
+
     def check_fit(self, names: Mapping[str, str], saved: Iterable[str], groups: list[dict[str, Any]]) -> None:
         """Raise CheckpointError unless a saved state is of this optimizer's parameters."""
         check_fit([[name for name, _ in self.named_params()]], names, saved, groups)

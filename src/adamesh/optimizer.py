@@ -2,6 +2,7 @@
 
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, overload
@@ -15,11 +16,13 @@ from adamesh.engine.bucket import LiveSlot
 from adamesh.engine.engine import Engine, without_params
 from adamesh.engine.fit import StateHead, check_fit, restore_group
 from adamesh.engine.meter import StepStats
+from adamesh.engine.residuals import RESIDUAL, fold
 from adamesh.engine.state_dict import (
     HeldRun,
     PieceSource,
     StateSource,
     export_pieces,
+    export_residuals,
     fetch,
     gather_full,
     refresh_values,
@@ -130,6 +133,7 @@ class MeshOptimizer(torch.optim.Optimizer):
         group = self.param_groups[-1]
         try:
             self._rule.check(group)
+            self._plan.check_group(group)
             if self._engine is not None:
                 self._engine.extend(
                     self._named(len(self.param_groups) - 1), len(self.param_groups) - 1, self.param_groups
@@ -177,6 +181,7 @@ class MeshOptimizer(torch.optim.Optimizer):
         ``state`` maps parameter names to ``step``, the rule's own numbers and, where this worker owns a part,
         ``start``, ``stop`` (elements of the flattened parameter) and the flat state tensors of that run.
         ``adamesh.save`` writes the parts of all workers; :meth:`full_state_dict` is torch's own format.
+        ``residuals`` is what this worker's codecs have held back, where the plan has feedback.
         """
         head = self.head()
         state: dict[str, dict[str, Any]] = {
@@ -185,9 +190,15 @@ class MeshOptimizer(torch.optim.Optimizer):
         }
         for run in export_pieces(self.engine):
             state[run.name] |= {"start": run.start, "stop": run.stop, **run.tensors}
+        residuals = {
+            f"{key}/{run.name}": {"name": run.name, "start": run.start, "stop": run.stop, key: tensor}
+            for run in export_residuals(self.engine)
+            for key, tensor in run.tensors.items()
+        }
         return {
             "adamesh": {"format": _FORMAT, "step": head.step},
             "state": state,
+            **({"residuals": residuals} if residuals else {}),
             "param_groups": head.groups,
         }
 
@@ -203,13 +214,16 @@ class MeshOptimizer(torch.optim.Optimizer):
                 f"this state dict holds {sorted(map(str, state_dict))}, not a part that adamesh's state_dict() gave. "
                 "Load torch.optim's format with load_full_state_dict(), a checkpoint folder with adamesh.load()"
             )
-        runs, counts, numbers = [], {}, {}
-        for name, entry in state_dict["state"].items():
-            counts[name] = int(entry["step"])
-            numbers[name] = {key: float(entry[key]) for key in self._rule.scalars if key in entry}
-            if "start" in entry:
-                tensors = {k: v for k, v in entry.items() if isinstance(v, Tensor)}
-                runs.append(HeldRun(name, entry["start"], entry["stop"], tensors))
+        numbers = {
+            name: {key: float(entry[key]) for key in self._rule.scalars if key in entry}
+            for name, entry in state_dict["state"].items()
+        }
+        counts = {name: int(entry["step"]) for name, entry in state_dict["state"].items()}
+        entries = [{"name": name, **entry} for name, entry in state_dict["state"].items() if "start" in entry]
+        runs = [
+            HeldRun(e["name"], e["start"], e["stop"], {k: v for k, v in e.items() if isinstance(v, Tensor)})
+            for e in [*entries, *state_dict.get("residuals", {}).values()]
+        ]
         names = {slot.name: slot.name for slot in self.engine.slots}
         for slot in self.engine.slots:
             shape = state_dict["state"].get(slot.name, {}).get("shape", list(slot.param.shape))
@@ -243,8 +257,23 @@ class MeshOptimizer(torch.optim.Optimizer):
         """This worker's share of the state; the first island speaks for the others. No collective."""
         return export_pieces(self.engine) if self.engine.mesh.replicate.rank == 0 else []
 
+    def residual_means(self) -> Mapping[str, Tensor]:
+        """The mean of what the workers' codecs have held back, of the parts that this worker owns. Collective."""
+        return fold(self.engine)
+
     def fetch(self, source: StateSource) -> PieceSource:
-        """Read and check what this worker needs of a saved state; after it, restoring cannot fail."""
+        """Read and check what this worker needs of a saved state; after it, restoring cannot fail.
+
+        Warns:
+            UserWarning: the state has residuals of codecs, and this plan has no feedback to send them with.
+        """
+        wire = self._plan.wire
+        if not wire.keeps_residuals and any(RESIDUAL in source.keys(name) for name, _ in self.named_params()):
+            warnings.warn(
+                "the saved state holds what codecs with feedback have held back of the gradients, and this plan has no "
+                f"feedback to send it with ({wire}): it is dropped. With the same wire it would be used",
+                stacklevel=3,
+            )
         return fetch(self.engine, source)
 
     def check_fit(self, names: Mapping[str, str], saved: Iterable[str], groups: list[dict[str, Any]]) -> None:

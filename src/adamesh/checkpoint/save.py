@@ -16,6 +16,7 @@ from adamesh.checkpoint.disk import Disk, digest
 from adamesh.checkpoint.manifest import MANIFEST, FileRecord, Manifest, StateRun, TensorRecord, read_manifest
 from adamesh.checkpoint.stateful import StatefulOptimizer
 from adamesh.comm.accord import agree, first_says
+from adamesh.engine.residuals import RESIDUAL
 from adamesh.errors import CheckpointError
 
 __all__ = ["save", "save_on"]
@@ -62,8 +63,9 @@ def save_on(disk: Disk, folder: Path, model: nn.Module, optimizer: StatefulOptim
         problem = _told(error, folder)
     agree(world, problem, CheckpointError, "save")
     generation = first_says(world, generation)
+    means = optimizer.residual_means()
     try:
-        share = _write_share(folder, generation, bare(model), optimizer, disk)
+        share = _write_share(folder, generation, bare(model), optimizer, means, disk)
     except Exception as error:
         problem = _told(error, folder)
     agree(world, problem, CheckpointError, "save")
@@ -101,7 +103,14 @@ def names_of(model: nn.Module, optimizer: StatefulOptimizer) -> dict[str, str]:
     return {name: of_param.get(id(param), name) for name, param in optimizer.named_params()}
 
 
-def _write_share(folder: Path, generation: int, model: nn.Module, optimizer: StatefulOptimizer, disk: Disk) -> Share:
+def _write_share(
+    folder: Path,
+    generation: int,
+    model: nn.Module,
+    optimizer: StatefulOptimizer,
+    means: Mapping[str, Tensor],
+    disk: Disk,
+) -> Share:
     world = optimizer.mesh.world
     suffix = f"{generation:04d}-{world.rank:05d}-of-{world.size:05d}.safetensors"
     share = Share([], {}, [])
@@ -115,8 +124,11 @@ def _write_share(folder: Path, generation: int, model: nn.Module, optimizer: Sta
     flat: dict[str, Tensor] = {}
     for run in optimizer.runs_to_save():
         name = names[run.name]
-        flat |= {f"{key}/{name}": tensor for key, tensor in run.tensors.items()}
-        share.runs.append(StateRun(f"state-{suffix}", name, run.start, run.stop, tuple(run.tensors)))
+        tensors = dict(run.tensors)
+        if run.name in means:
+            tensors[RESIDUAL] = means[run.name]
+        flat |= {f"{key}/{name}": tensor for key, tensor in tensors.items()}
+        share.runs.append(StateRun(f"state-{suffix}", name, run.start, run.stop, tuple(tensors)))
     if flat:
         _write(folder, f"state-{suffix}", flat, share, disk)
     return share

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from adamesh.comm.base import Mesh
 from adamesh.engine.fit import StateHead
@@ -30,6 +30,9 @@ class StatefulOptimizer(Protocol):
 
     def runs_to_save(self) -> list[HeldRun]:
         """This worker's share of the state tensors; all workers' shares together are the state. No collective."""
+
+    def residual_means(self) -> Mapping[str, Tensor]:
+        """Of what every worker holds back, the mean, for the runs that `runs_to_save` gives, by name. Collective."""
 
     def check_fit(self, names: Mapping[str, str], saved: Iterable[str], groups: list[dict[str, Any]]) -> None:
         """Raise CheckpointError unless a saved state is of this optimizer's parameters and groups."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from adamesh.comm.base import Communicator, chunk
-from adamesh.engine.bucket import LiveBucket, LiveSlot, state_dtype
+from adamesh.engine.bucket import LiveBucket, LiveSlot
 from adamesh.layout import Layout, Piece
 from adamesh.rules.base import Hyper, Operands, Rule
 
@@ -31,7 +31,15 @@ class OwnedPiece:
 class Shard:
     """This rank's slice of one bucket.
 
-    The master is the slice of ``param_N`` itself where that has full precision; else a float32 copy.
+    The master is the slice of ``param_N`` itself where that has full precision and is sent as it is; else a copy.
+
+    Args:
+        bucket: the bucket.
+        layout: which parameters' elements are where.
+        comm: the island.
+        state_names: the rule's state tensors.
+        scalars: the rule's numbers for each parameter, and what they are at first.
+        separate: keep a master of its own, because replicas get less than the master.
     """
 
     def __init__(
@@ -41,12 +49,13 @@ class Shard:
         comm: Communicator,
         state_names: tuple[str, ...],
         scalars: Mapping[str, float],
+        *,
+        separate: bool,
     ) -> None:
         self.bucket = bucket
         self.view_S = chunk(bucket.param_N, comm.rank, comm.size)
-        dtype = state_dtype(bucket.dtype)
-        self.separate = dtype != bucket.dtype
-        self.master_S = self.view_S.to(dtype) if self.separate else self.view_S
+        self.separate = separate
+        self.master_S = self.view_S.to(bucket.state_dtype, copy=True) if separate else self.view_S
         self.state_S = {name: torch.zeros_like(self.master_S) for name in state_names}
         by_param = {slot.place.param: slot for slot in bucket.slots}
         self.pieces = tuple(

@@ -4,6 +4,7 @@ The records mirror the configuration file: `RunConfig` is its top level, the oth
 means "the task's default", or "off", as each field says.
 """
 
+import re
 from dataclasses import dataclass, field, fields
 from math import inf
 from pathlib import Path
@@ -23,7 +24,8 @@ __all__ = [
 ]
 
 ScheduleKind = Literal["constant", "cosine", "linear", "step", "one-cycle"]
-CODEC_NAMES = ("exact",)
+CODEC_NAMES = ("exact", "bf16", "fp16", "int8", "int4", "sign", "topk-0.01", "lowrank-4")
+"""The last two stand for any density and any rank."""
 SCHEDULE_NAMES = ("every-step",)
 
 
@@ -44,6 +46,14 @@ def _require_positive(key: str, value: float | None) -> None:
 
 def _require_name(key: str, name: str, known: tuple[str, ...]) -> None:
     _require(name in known, key, repr(name), f"must be one of {', '.join(map(repr, known))}")
+
+
+def _require_codec(key: str, name: str) -> None:
+    kind, _, number = name.partition("-")
+    is_density = kind == "topk" and re.fullmatch(r"0?\.\d+|1(\.0*)?", number) is not None and float(number) > 0
+    is_rank = kind == "lowrank" and re.fullmatch(r"[1-9]\d*", number) is not None
+    if not is_density and not is_rank:
+        _require(name in CODEC_NAMES, key, repr(name), f"must be one of {', '.join(map(repr, CODEC_NAMES))}")
 
 
 def _plain(value: object) -> str:
@@ -176,9 +186,14 @@ class PlanSettings:
     islands: int = 1
     """Groups of workers that hold whole copies of the optimizer state; it is cut inside each group."""
     up: str = "exact"
-    """Codec of the gradients on their way to their owners."""
+    """Codec of the gradients on their way to their owners: exact, bf16, fp16, int8, int4, sign, topk-0.01 (any share),
+    lowrank-4 (any rank); with error feedback where the codec needs it."""
     down: str = "exact"
-    """Codec of the parameters on their way back."""
+    """Codec of the parameters' changes on their way back."""
+    across: str = "exact"
+    """Codec of the gradients between islands, there and back."""
+    exact_steps: int = 0
+    """Steps at the start in which nothing is coded."""
     sync: str = "every-step"
     """When islands agree."""
     max_grad_norm: float | None = None
@@ -195,8 +210,9 @@ class PlanSettings:
         _require_positive("plan.max_grad_norm", self.max_grad_norm)
         _require_positive("plan.bucket_mb", self.bucket_mb)
         _require_positive("plan.timeout_s", self.timeout_s)
-        _require_name("plan.up", self.up, CODEC_NAMES)
-        _require_name("plan.down", self.down, CODEC_NAMES)
+        for key in ("up", "down", "across"):
+            _require_codec(f"plan.{key}", getattr(self, key))
+        _require_at_least("plan.exact_steps", self.exact_steps, 0)
         _require_name("plan.sync", self.sync, SCHEDULE_NAMES)
 
 
