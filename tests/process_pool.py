@@ -22,6 +22,8 @@ from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-
 
 from adamesh.errors import CommunicationError
 
+READY = b"ready"
+START_TIMEOUT_S = 100.0
 GROUP_TIMEOUT = timedelta(seconds=20)
 
 
@@ -63,6 +65,7 @@ class ProcessPool:
         self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self._numbers = itertools.count()
         self._workers: list[Worker | None] = [None] * num_workers
+        self._starting: list[Connection] = []
 
     def run(
         self,
@@ -81,6 +84,7 @@ class ProcessPool:
         number = next(self._numbers)
         call = pickle.dumps((fn, args))
         workers = [self._worker(index) for index in range(self.num_workers)][:num_ranks]
+        self._await_starts()
         for rank, worker in enumerate(workers):
             worker.connection.send_bytes(pickle.dumps(Task(number, rank, num_ranks, call)))
         outcomes = self._collect(workers, timeout_s)
@@ -110,7 +114,14 @@ class ProcessPool:
             process.start()
             theirs.close()  # so that the worker's death closes the pipe
             worker = self._workers[index] = Worker(process, ours)
+            self._starting.append(ours)
         return worker
+
+    def _await_starts(self) -> None:
+        """Importing torch takes a busy machine longer than the workers, once they have a task, wait for each other."""
+        while self._starting:
+            assert self._starting[-1].poll(START_TIMEOUT_S), "a worker process did not start"
+            assert self._starting.pop().recv_bytes() == READY
 
     def _collect(self, workers: list[Worker], timeout_s: float) -> dict[int, tuple[Any, Exception | None]]:
         """Every rank's (result, error)."""
@@ -166,6 +177,7 @@ def serve(connection: Connection, port: int) -> None:
     warnings.simplefilter("error")
     store = TCPStore("127.0.0.1", port, is_master=False)
     try:
+        connection.send_bytes(READY)
         while True:
             task = pickle.loads(connection.recv_bytes())
             connection.send_bytes(perform(task, store))
@@ -179,6 +191,7 @@ def serve(connection: Connection, port: int) -> None:
 def perform(task: Task, store: Store) -> bytes:
     """Run a task; returns the pickled (result, error)."""
     try:
+        fn, args = pickle.loads(task.call)  # imports modules, which may take its time, before anybody waits for it
         dist.init_process_group(
             "gloo",
             store=PrefixStore(f"task {task.number}", store),
@@ -186,7 +199,6 @@ def perform(task: Task, store: Store) -> bytes:
             world_size=task.num_ranks,
             timeout=GROUP_TIMEOUT,
         )
-        fn, args = pickle.loads(task.call)
         return pickle.dumps((fn(*args), None))
     except Exception as error:
         if dist.is_initialized():
