@@ -9,22 +9,46 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from adamesh.checkpoint.load import load
     from adamesh.checkpoint.save import save
+    from adamesh.codecs.cast import Cast
+    from adamesh.codecs.feedback import Feedback
+    from adamesh.codecs.int4 import Int4
+    from adamesh.codecs.int8 import Int8
+    from adamesh.codecs.lowrank import LowRank
+    from adamesh.codecs.sign import Sign
+    from adamesh.codecs.topk import TopK
+    from adamesh.codecs.warmup import Warmup
     from adamesh.errors import AdameshError, IncompatiblePlan
+    from adamesh.lbfgs import LBFGS
     from adamesh.optimizer import Adam, AdamW, MeshOptimizer
     from adamesh.plan import Plan
     from adamesh.replicas import average_buffers, broadcast_module
+    from adamesh.rivals import SGD, Adadelta, NAdam
     from adamesh.scaler import GradScaler
     from adamesh.sync.every_step import EveryStep
+    from adamesh.wire import Wire
 
 __all__ = [
+    "LBFGS",
+    "SGD",
+    "Adadelta",
     "Adam",
     "AdamW",
     "AdameshError",
+    "Cast",
     "EveryStep",
+    "Feedback",
     "GradScaler",
     "IncompatiblePlan",
+    "Int4",
+    "Int8",
+    "LowRank",
     "MeshOptimizer",
+    "NAdam",
     "Plan",
+    "Sign",
+    "TopK",
+    "Warmup",
+    "Wire",
     "average_buffers",
     "broadcast_module",
     "load",
@@ -33,14 +57,27 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "TopK": "codecs.topk",
+    "Sign": "codecs.sign",
+    "Wire": "wire",
+    "Warmup": "codecs.warmup",
+    "Int8": "codecs.int8",
+    "Int4": "codecs.int4",
+    "Feedback": "codecs.feedback",
+    "Cast": "codecs.cast",
+    "Adadelta": "rivals",
     "Adam": "optimizer",
     "AdamW": "optimizer",
     "AdameshError": "errors",
     "EveryStep": "sync.every_step",
     "GradScaler": "scaler",
     "IncompatiblePlan": "errors",
+    "LowRank": "codecs.lowrank",
+    "LBFGS": "lbfgs",
     "MeshOptimizer": "optimizer",
+    "NAdam": "rivals",
     "Plan": "plan",
+    "SGD": "rivals",
     "average_buffers": "replicas",
     "broadcast_module": "replicas",
     "load": "checkpoint.load",

@@ -57,5 +57,9 @@ class DataError(AdameshError, ValueError):
     """A data file is missing, truncated, altered, or not in the format it claims."""
 
 
+class DownloadError(AdameshError, RuntimeError):
+    """A file could not be fetched: the network, the server or the disk failed. What has arrived is kept."""
+
+
 class Diverged(AdameshError, RuntimeError):
     """Training cannot go on: the loss or the gradient is not finite any more."""

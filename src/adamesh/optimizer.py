@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, overload
 
@@ -11,24 +12,30 @@ from torch import Tensor, nn
 
 from adamesh.comm.base import Mesh
 from adamesh.comm.process_group import process_mesh
+from adamesh.engine.bucket import LiveSlot
 from adamesh.engine.engine import Engine, without_params
+from adamesh.engine.fit import StateHead, check_fit, restore_group
 from adamesh.engine.meter import StepStats
+from adamesh.engine.residuals import RESIDUAL, fold
 from adamesh.engine.state_dict import (
     HeldRun,
     PieceSource,
     StateSource,
     export_pieces,
+    export_residuals,
+    fetch,
     gather_full,
     refresh_values,
     restore,
     scatter_full,
 )
+from adamesh.engine.torch_format import GivenState, given_state, torch_state
 from adamesh.errors import CheckpointError, ConfigurationError, ParameterError
 from adamesh.plan import Plan
 from adamesh.rules.adam import Adam as AdamRule
 from adamesh.rules.base import Rule
 
-__all__ = ["Adam", "AdamW", "MeshOptimizer"]
+__all__ = ["Adam", "AdamW", "MeshOptimizer", "ParamsT", "common_device"]
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -58,6 +65,9 @@ class MeshOptimizer(torch.optim.Optimizer):
         ParameterError: a parameter is of a kind that cannot be trained here.
     """
 
+    needs_closure = False
+    """Whether ``step()`` evaluates the loss itself, perhaps several times."""
+
     def __init__(self, params: ParamsT, defaults: dict[str, Any], rule: Rule, plan: Plan) -> None:
         self._engine: Engine | None = None
         self._loss_scale: float | None = None
@@ -66,7 +76,7 @@ class MeshOptimizer(torch.optim.Optimizer):
         rule.check(defaults)
         super().__init__(params, defaults)
         named = [pair for index in range(len(self.param_groups)) for pair in self._named(index)]
-        device = _common_device(named)
+        device = common_device(named)
         mesh = plan.mesh if isinstance(plan.mesh, Mesh) else process_mesh(plan.mesh, device, plan.timeout_s)
         engine = Engine(rule, plan, mesh, device, time.perf_counter)
         engine.extend(named, 0, self.param_groups)
@@ -123,6 +133,7 @@ class MeshOptimizer(torch.optim.Optimizer):
         group = self.param_groups[-1]
         try:
             self._rule.check(group)
+            self._plan.check_group(group)
             if self._engine is not None:
                 self._engine.extend(
                     self._named(len(self.param_groups) - 1), len(self.param_groups) - 1, self.param_groups
@@ -155,6 +166,11 @@ class MeshOptimizer(torch.optim.Optimizer):
         assert self._engine is not None, "the optimizer is still being built"
         return self._engine
 
+    @property
+    def mesh(self) -> Mesh:
+        """Who takes part."""
+        return self.engine.mesh
+
     def stats(self) -> StepStats:
         """What the last step cost on this worker."""
         return self.engine.last_stats
@@ -162,19 +178,28 @@ class MeshOptimizer(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """This worker's part of the state; no collective.
 
-        ``state`` maps parameter names to ``step`` and, where this worker owns a part, ``start``, ``stop``
-        (elements of the flattened parameter) and the flat state tensors of that run. ``adamesh.save`` writes the
-        parts of all workers; :meth:`full_state_dict` is torch's own format.
+        ``state`` maps parameter names to ``step``, the rule's own numbers and, where this worker owns a part,
+        ``start``, ``stop`` (elements of the flattened parameter) and the flat state tensors of that run.
+        ``adamesh.save`` writes the parts of all workers; :meth:`full_state_dict` is torch's own format.
+        ``residuals`` is what this worker's codecs have held back, where the plan has feedback.
         """
+        head = self.head()
         state: dict[str, dict[str, Any]] = {
-            slot.name: {"step": slot.steps, "shape": list(slot.param.shape)} for slot in self.engine.slots
+            name: {"step": head.steps[name], "shape": list(param.shape), **head.scalars.get(name, {})}
+            for name, param in self.named_params()
         }
         for run in export_pieces(self.engine):
             state[run.name] |= {"start": run.start, "stop": run.stop, **run.tensors}
+        residuals = {
+            f"{key}/{run.name}": {"name": run.name, "start": run.start, "stop": run.stop, key: tensor}
+            for run in export_residuals(self.engine)
+            for key, tensor in run.tensors.items()
+        }
         return {
-            "adamesh": {"format": _FORMAT, "step": self.engine.transaction.step_number},
+            "adamesh": {"format": _FORMAT, "step": head.step},
             "state": state,
-            "param_groups": [self._group_record(index) for index in range(len(self.param_groups))],
+            **({"residuals": residuals} if residuals else {}),
+            "param_groups": head.groups,
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -189,12 +214,16 @@ class MeshOptimizer(torch.optim.Optimizer):
                 f"this state dict holds {sorted(map(str, state_dict))}, not a part that adamesh's state_dict() gave. "
                 "Load torch.optim's format with load_full_state_dict(), a checkpoint folder with adamesh.load()"
             )
-        runs, counts = [], {}
-        for name, entry in state_dict["state"].items():
-            counts[name] = int(entry["step"])
-            if "start" in entry:
-                tensors = {k: v for k, v in entry.items() if isinstance(v, Tensor)}
-                runs.append(HeldRun(name, entry["start"], entry["stop"], tensors))
+        numbers = {
+            name: {key: float(entry[key]) for key in self._rule.scalars if key in entry}
+            for name, entry in state_dict["state"].items()
+        }
+        counts = {name: int(entry["step"]) for name, entry in state_dict["state"].items()}
+        entries = [{"name": name, **entry} for name, entry in state_dict["state"].items() if "start" in entry]
+        runs = [
+            HeldRun(e["name"], e["start"], e["stop"], {k: v for k, v in e.items() if isinstance(v, Tensor)})
+            for e in [*entries, *state_dict.get("residuals", {}).values()]
+        ]
         names = {slot.name: slot.name for slot in self.engine.slots}
         for slot in self.engine.slots:
             shape = state_dict["state"].get(slot.name, {}).get("shape", list(slot.param.shape))
@@ -204,7 +233,48 @@ class MeshOptimizer(torch.optim.Optimizer):
                     f"{list(slot.param.shape)}: build the same model first"
                 )
         self.check_fit(names, counts, state_dict["param_groups"])
-        self.restore_from(PieceSource(runs, counts), state_dict["param_groups"], int(head["step"]))
+        self.restore_from(PieceSource(runs, counts, numbers), state_dict["param_groups"], int(head["step"]))
+
+    def refuse_if_broken(self) -> None:
+        """Raise what an earlier ``step()`` left that makes the state unfit to be saved, if anything."""
+        self.engine.transaction.refuse_if_broken()
+
+    def named_params(self) -> list[tuple[str, nn.Parameter]]:
+        """All parameters, by the optimizer's own names."""
+        return [(slot.name, slot.param) for slot in self.engine.slots]
+
+    def head(self) -> StateHead:
+        """What the state is beside tensors; no collective."""
+        slots = self.engine.slots
+        return StateHead(
+            self.engine.transaction.step_number,
+            {slot.name: slot.steps for slot in slots},
+            {slot.name: _numbers(slot) for slot in slots if slot.scalars},
+            [self._group_record(index) for index in range(len(self.param_groups))],
+        )
+
+    def runs_to_save(self) -> list[HeldRun]:
+        """This worker's share of the state; the first island speaks for the others. No collective."""
+        return export_pieces(self.engine) if self.engine.mesh.replicate.rank == 0 else []
+
+    def residual_means(self) -> Mapping[str, Tensor]:
+        """The mean of what the workers' codecs have held back, of the parts that this worker owns. Collective."""
+        return fold(self.engine)
+
+    def fetch(self, source: StateSource) -> PieceSource:
+        """Read and check what this worker needs of a saved state; after it, restoring cannot fail.
+
+        Warns:
+            UserWarning: the state has residuals of codecs, and this plan has no feedback to send them with.
+        """
+        wire = self._plan.wire
+        if not wire.keeps_residuals and any(RESIDUAL in source.keys(name) for name, _ in self.named_params()):
+            warnings.warn(
+                "the saved state holds what codecs with feedback have held back of the gradients, and this plan has no "
+                f"feedback to send it with ({wire}): it is dropped. With the same wire it would be used",
+                stacklevel=3,
+            )
+        return fetch(self.engine, source)
 
     def check_fit(self, names: Mapping[str, str], saved: Iterable[str], groups: list[dict[str, Any]]) -> None:
         """Raise CheckpointError unless a saved state is of this optimizer's parameters and groups.
@@ -214,76 +284,47 @@ class MeshOptimizer(torch.optim.Optimizer):
             saved: the saved state's parameter names.
             groups: the saved parameter groups.
         """
-        missing, extra = sorted(set(names.values()) - set(saved)), sorted(set(saved) - set(names.values()))
-        if missing or extra:
-            raise CheckpointError(
-                f"the saved state is of other parameters: {len(missing)} of this optimizer's are not in it "
-                f"({missing[:3]}), {len(extra)} of its own are unknown here ({extra[:3]}). Build the same model first"
-            )
-        ours = [[names[name] for name, _ in self._named(index)] for index in range(len(self.param_groups))]
-        theirs = [list(group["params"]) for group in groups]
-        if ours != theirs:
-            raise CheckpointError(
-                f"the saved state has parameter groups of {[len(g) for g in theirs]} parameters and this optimizer of "
-                f"{[len(g) for g in ours]}, or the same in another order: build it with the same groups first"
-            )
+        check_fit(self._names, names, saved, groups)
 
     def restore_from(self, source: StateSource, groups: list[dict[str, Any]], step: int) -> None:
         """Overwrite state and hyper-parameters; ``adamesh.load`` calls this. No collective."""
         refresh_values(self.engine)
         restore(self.engine, source, step)
         for group, saved in zip(self.param_groups, groups, strict=True):
-            _restore_group(group, saved)
+            restore_group(group, saved)
 
     def full_state_dict(self) -> dict[str, Any]:
-        """The whole state in ``torch.optim.AdamW``'s own format, on the first worker; empty elsewhere. Collective."""
+        """The whole state in the format of torch's optimizer of this name, on the first worker. Collective.
+
+        Elsewhere it is empty.
+        """
         tensors = gather_full(self.engine)
         if self.engine.mesh.world.rank != 0:
             return {}
         by_name = {slot.name: slot for slot in self.engine.slots}
-        state: dict[int, dict[str, Any]] = {}
-        groups: list[dict[str, Any]] = []
-        position = 0
-        for index, group in enumerate(self.param_groups):
-            names = [name for name, _ in self._named(index)]
-            for number, name in enumerate(names, start=position):
-                if by_name[name].steps:
-                    state[number] = {"step": torch.tensor(float(by_name[name].steps)), **tensors[name]}
-            record = {
-                **_TORCH_GROUP,
-                **without_params(group),
-                "params": list(range(position, position + len(names))),
-            }
-            groups.append({**record, "param_names": names} if "param_names" in group else record)
-            position += len(names)
-        return {"state": state, "param_groups": groups}
+        return torch_state(self._rule, by_name, tensors, self.param_groups, self._names)
 
     def load_full_state_dict(self, state_dict: Mapping[str, Any] | None) -> None:
-        """Take a state in torch's format, as of ``torch.optim.AdamW.state_dict()``. Collective.
+        """Take what torch's optimizer of this name gives as its ``state_dict()``. Collective.
 
         Args:
             state_dict: read on the first worker; the others may give None.
+
+        Raises:
+            CheckpointError: it is of another kind of optimizer, or of other parameters; on every worker.
         """
-        named = [pair for index in range(len(self.param_groups)) for pair in self._named(index)]
-        problem = None
-        given: dict[str, dict[str, Any]] = {}
-        groups: list[dict[str, Any]] = []
+        problem, given = None, GivenState({}, {}, {}, [])
         if self.engine.mesh.world.rank == 0:
-            problem = _full_problem(state_dict, [list(g["params"]) for g in self.param_groups])
-            if problem is None:
-                assert state_dict is not None
-                given = {named[number][0]: dict(entry) for number, entry in state_dict["state"].items()}
-                groups = [without_params(group) for group in state_dict["param_groups"]]
+            every = [name for group in self._names for name in group]
+            try:
+                given = given_state(state_dict, self._rule, type(self).__name__, every, self.param_groups)
+            except CheckpointError as error:
+                problem = error
         self.engine.agree(problem, CheckpointError, "load state")
-        counts, keys, groups = self.engine.first_says(
-            (
-                {name: int(entry["step"]) for name, entry in given.items()},
-                [(n, k) for n, e in given.items() for k, v in e.items() if k != "step" and isinstance(v, Tensor)],
-                [_jsonable(group) for group in groups],
-            )
-        )
+        keys = [(name, key) for name, tensors in given.tensors.items() for key in tensors]
+        counts, numbers, keys, groups = self.engine.first_says((given.counts, given.numbers, keys, given.groups))
         self.engine.quiesce()
-        source = scatter_full(self.engine, given, [(name, key) for name, key in keys], counts)
+        source = scatter_full(self.engine, given.tensors, [(name, key) for name, key in keys], counts, numbers)
         self.restore_from(source, groups, max(counts.values(), default=0))
 
     def __getstate__(self) -> NoReturn:
@@ -311,11 +352,13 @@ class MeshOptimizer(torch.optim.Optimizer):
         names = group.get("param_names") or [f"{index}.{i}" for i in range(len(group["params"]))]
         return list(zip(names, group["params"], strict=True))
 
+    @property
+    def _names(self) -> list[list[str]]:
+        """The parameters' names, by group."""
+        return [[name for name, _ in self._named(index)] for index in range(len(self.param_groups))]
+
     def _group_record(self, index: int) -> dict[str, Any]:
-        return {
-            **without_params(self.param_groups[index]),
-            "params": [name for name, _ in self._named(index)],
-        }
+        return {**without_params(self.param_groups[index]), "params": self._names[index]}
 
 
 class AdamW(MeshOptimizer):
@@ -368,11 +411,8 @@ class Adam(MeshOptimizer):
         super().__init__(params, defaults, AdamRule(decoupled=False), plan or Plan())
 
 
-_TORCH_GROUP = {"foreach": None, "capturable": False, "differentiable": False, "fused": None}
-"""What torch's AdamW keeps in a group beside the hyper-parameters."""
-
-
-def _common_device(named: list[tuple[str, nn.Parameter]]) -> torch.device:
+def common_device(named: Sequence[tuple[str, nn.Parameter]]) -> torch.device:
+    """Where the parameters are; raises ParameterError for those that no optimizer here can train."""
     for name, param in named:
         if _is_dtensor(param):
             raise ParameterError(
@@ -392,45 +432,5 @@ def _is_dtensor(param: Tensor) -> bool:
     return module is not None and isinstance(param, module.DTensor)
 
 
-def _restore_group(group: dict[str, Any], saved: Mapping[str, Any]) -> None:
-    for key, value in saved.items():
-        if key in ("params", "param_names"):
-            continue
-        if key in group and isinstance(group[key], Tensor):
-            group[key].fill_(float(value))
-        elif isinstance(value, list):
-            group[key] = tuple(value)
-        else:
-            group[key] = value
-
-
-def _jsonable(group: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value.item() if isinstance(value, Tensor) else value for key, value in group.items()}
-
-
-def _full_problem(state_dict: Mapping[str, Any] | None, groups: list[list[Any]]) -> CheckpointError | None:
-    if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(state_dict):
-        return CheckpointError(
-            "load_full_state_dict() takes, on the first worker, what torch.optim.AdamW.state_dict() gives"
-        )
-    sizes = [len(group["params"]) for group in state_dict["param_groups"]]
-    ours = [len(group) for group in groups]
-    if sizes != ours:
-        return CheckpointError(
-            f"the state dict has parameter groups of {sizes} parameters and this optimizer of {ours}: "
-            "build it with the same groups first"
-        )
-    params = [param for group in groups for param in group]
-    for number, entry in state_dict["state"].items():
-        if number not in range(len(params)) or "step" not in entry:
-            return CheckpointError(
-                f"the state of parameter {number!r} holds {sorted(entry)} and no 'step', or is one too many: it is not "
-                "of torch.optim.Adam or AdamW over these parameters"
-            )
-        for key, tensor in entry.items():
-            if key != "step" and isinstance(tensor, Tensor) and tensor.shape != params[number].shape:
-                return CheckpointError(
-                    f"{key} of parameter {number} has shape {tuple(tensor.shape)}, the parameter "
-                    f"{tuple(params[number].shape)}: build the same model first"
-                )
-    return None
+def _numbers(slot: LiveSlot) -> dict[str, float]:
+    return {key: value.item() for key, value in slot.scalars.items()}

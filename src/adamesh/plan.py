@@ -6,8 +6,10 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from adamesh.comm.base import Mesh
 from adamesh.errors import ConfigurationError
+from adamesh.rules.base import Hyper
 from adamesh.sync.base import Schedule
 from adamesh.sync.every_step import EveryStep
+from adamesh.wire import Wire
 
 __all__ = ["Plan"]
 
@@ -23,6 +25,9 @@ class Plan:
 
     mesh: DeviceMesh | Mesh | None = None
     """Axes ``("replicate", "shard")``. None: one island of the default process group, or world size 1."""
+
+    wire: Wire = field(default_factory=Wire)
+    """How numbers are written on their way: codecs UP, DOWN and across islands. The default is exact."""
 
     sync: Schedule = field(default_factory=EveryStep)
     """When islands agree."""
@@ -47,8 +52,13 @@ class Plan:
 
         Raises:
             ConfigurationError: a value is out of range.
-            IncompatiblePlan: two settings are unsound together (no two of today's are).
+            IncompatiblePlan: two settings are unsound together.
         """
+        if not isinstance(self.wire, Wire):
+            raise ConfigurationError(f"wire={self.wire!r}: must be an adamesh.Wire, as in Wire(up=Int8(), down=Int8())")
+        self.wire.check()
+        if self.mesh is not None:
+            self.wire.check_mesh(*_shape(self.mesh))
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise ConfigurationError(
                 f"max_grad_norm={self.max_grad_norm} would stop every update: give a positive one, or None"
@@ -57,3 +67,20 @@ class Plan:
             raise ConfigurationError(f"bucket_mb={self.bucket_mb} holds nothing: it must be positive, as in 25")
         if self.timeout_s is not None and not self.timeout_s > 0:
             raise ConfigurationError(f"timeout_s={self.timeout_s} has passed already: it must be positive, or None")
+
+    def check_group(self, hyper: Hyper) -> None:
+        """Raise if the hyper-parameters of a parameter group are unsound with this plan.
+
+        Raises:
+            IncompatiblePlan: they are.
+        """
+        self.wire.check_group(hyper)
+
+
+def _shape(mesh: DeviceMesh | Mesh) -> tuple[int, int]:
+    """(number of islands, workers in an island)."""
+    if isinstance(mesh, Mesh):
+        return mesh.shape
+    names = mesh.mesh_dim_names or ()
+    islands, workers = (mesh.size(names.index(axis)) if axis in names else 1 for axis in ("replicate", "shard"))
+    return islands, workers

@@ -56,6 +56,7 @@ class Recipe:
     bucket_mb: float = EACH_ITS_OWN_BUCKET
     amsgrad: bool = False
     max_grad_norm: float | None = 1.0
+    wire: adamesh.Wire = field(default_factory=adamesh.Wire)
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Trainee:
             {"params": [(name, p) for name, p in named if p.dim() > 1], "weight_decay": 0.1},
             {"params": [(name, p) for name, p in named if p.dim() <= 1], "lr": 3e-3},
         ]
-        plan = adamesh.Plan(mesh=mesh, bucket_mb=recipe.bucket_mb, max_grad_norm=recipe.max_grad_norm)
+        plan = adamesh.Plan(mesh=mesh, wire=recipe.wire, bucket_mb=recipe.bucket_mb, max_grad_norm=recipe.max_grad_norm)
         self.optimizer = adamesh.AdamW(groups, lr=1e-2, amsgrad=recipe.amsgrad, plan=plan)
 
     def backward(self, step: int) -> None:

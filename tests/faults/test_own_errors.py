@@ -2,12 +2,10 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from adamesh.comm.base import Mesh
-from adamesh.comm.channel import ExactUp
 from adamesh.comm.threads import ThreadWorld
 from adamesh.errors import PeerLost, StateLost, StepOutOfSync
 from tests.checkpoint.trainee import Snapshot, Trainee
@@ -26,37 +24,29 @@ STEP = 1
 ERRORS = [RuntimeError("out of something"), MemoryError(), ValueError("no"), KeyError("key")]
 
 
-class Failing:
-    """A channel whose sum fails once, at call number ``number``."""
-
-    def __init__(self, channel: ExactUp, number: int, error: Exception) -> None:
-        self._channel = channel
-        self._calls_left = number
-        self._error = error
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._channel, name)
-
-    def collect(self, *args: Any) -> Any:
-        self._calls_left -= 1
-        if self._calls_left == -1:
-            raise self._error
-        return self._channel.collect(*args)
-
-
 def axes(trainee: Trainee) -> list[str]:
-    reducer = trainee.optimizer.engine.reducer
-    return [name for name in ("_within", "_across") if getattr(reducer, name) is not None]
+    bucket = trainee.optimizer.engine.buckets[0]
+    return [name for name in ("within", "across") if getattr(bucket, name) is not None]
+
+
+def fail_at(trainee: Trainee, axis: str, number: int, error: Exception) -> None:
+    """Let the sum of bucket ``number`` along an axis fail, once."""
+    passage = getattr(trainee.optimizer.engine.buckets[number], axis)
+
+    def take_in(*_: object) -> None:
+        del passage.take_in
+        raise error
+
+    passage.take_in = take_in
 
 
 def fails_once(mesh: Mesh, culprit: int, axis: str, number: int, error: Exception) -> tuple[str, Snapshot]:
     """What a worker is told when one fails in its sums; then all try that step again, and train on."""
     trainee = Trainee(mesh, FLOAT32, model=Small()).train(range(STEP))
-    reducer = trainee.optimizer.engine.reducer
     before = trainee.snapshot()
     trainee.backward(STEP)
     if mesh.world.rank == culprit:
-        setattr(reducer, axis, Failing(getattr(reducer, axis), number, error))
+        fail_at(trainee, axis, number, error)
     with pytest.raises(type(error) if mesh.world.rank == culprit else StepOutOfSync) as caught:
         trainee.optimizer.step()
     assert trainee.snapshot() == before
@@ -82,12 +72,11 @@ def test_a_worker_that_fails_while_summing_aborts_the_step_on_all_and_a_second_t
 def test_several_workers_that_fail_at_once_are_all_named(shape):
     def live(mesh: Mesh) -> str:
         trainee = Trainee(mesh, FLOAT32, model=Small())
-        reducer = trainee.optimizer.engine.reducer
         trainee.backward(0)
         culprit = mesh.world.rank < mesh.world.size - 1
         axis = axes(trainee)[-1]
         if culprit:
-            setattr(reducer, axis, Failing(getattr(reducer, axis), mesh.world.rank, MemoryError()))
+            fail_at(trainee, axis, mesh.world.rank, MemoryError())
         with pytest.raises(MemoryError if culprit else StepOutOfSync) as caught:
             trainee.optimizer.step()
         return str(caught.value)

@@ -7,8 +7,11 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from adamesh.cli.main import main
 from adamesh.train.config import load_config
+from tests.unit.data.cifar_archives import archive
 
 
 def metrics(folder):
@@ -79,6 +82,17 @@ def test_wrong_data_found_by_the_workers_is_a_configuration_error_without_traceb
     assert (err.count("\n"), "worker" in err) == (1, False)
 
 
+def test_code_in_an_archive_is_refused_in_one_line_and_not_run(run, tmp_path):
+    trap = b"\x80\x02cposix\nsystem\n(X\x0b\x00\x00\x00touch evil1tR."
+    archive(tmp_path / "cifar.tar.gz", {"data_batch_1": trap})
+    code, _, err = run("train", "cifar10-cnn", "--data", "cifar.tar.gz", "--nproc", "1")
+    assert code == 2
+    assert err.startswith("adamesh: ")
+    assert "data_batch_1: asks for posix.system" in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "evil1").exists()
+
+
 def test_ctrl_c_saves_and_other_workers_go_on(start, run, mine, tmp_path):
     folder = tmp_path / "run"
     process = start("train", mine, "--out", "run", SLOW_S="0.2")
@@ -125,3 +139,83 @@ def test_under_torchrun_the_workers_are_its_own_and_share_one_folder(environment
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=100)
     (folder,) = (tmp_path / "runs").iterdir()
     assert (summary(folder)["world_size"], steps(folder)) == (2, [1, 2, 3])
+
+
+COUNTING = """
+import os, signal
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from adamesh.data.split import TensorSplit
+from adamesh.tasks.base import Splits, Task, TaskDefaults
+
+class Counting(Task):
+    name = "counting"
+    summary = "notes the number of every sample that it sees"
+    defaults = TaskDefaults(batch_size=10, epochs=2, lr=1e-3)
+    calls = 0
+
+    def build_model(self):
+        return nn.Linear(1, 1)
+
+    def load_data(self, data, seed):
+        numbers = torch.arange(45.0).reshape(-1, 1)
+        return Splits(TensorSplit(numbers, numbers), TensorSplit(numbers, numbers), "generated: 45 numbers")
+
+    def loss(self, model, batch):
+        inputs, targets = batch
+        self.calls += 1
+        if os.environ.get("KILL_AT") == str(self.calls) and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        with Path(os.environ["SEEN"]).open("a") as file:
+            file.write("".join(f"{self.calls} {number:g}\\n" for number in inputs.flatten().tolist()))
+        return (model(inputs / 45) - targets / 45).square().mean()
+
+    def metrics(self, model, batch):
+        inputs, targets = batch
+        return {"loss": (model(inputs / 45) - targets / 45).square().sum()}
+"""
+
+
+def test_a_killed_run_goes_on_with_other_workers_and_no_sample_is_lost_or_seen_twice(run, tmp_path):
+    (tmp_path / "counting.py").write_text(COUNTING)
+
+    def seen(name):
+        lines = (line.split() for line in (tmp_path / name).read_text().splitlines())
+        return [(int(call), int(number)) for call, number in lines]
+
+    code, _, err = run("train", "counting.py", "--out", "whole", "--nproc", "1", SEEN="whole.txt")
+    assert (code, err) == (0, "")
+    killed = {"SEEN": "before.txt", "KILL_AT": "8"}
+    assert run("train", "counting.py", "--out", "run", "--checkpoint-every", "3", **killed)[0] == 1
+    assert run("resume", "run", "--nproc", "3", SEEN="after.txt")[0] == 0
+    # Step 6 was saved; 7, and 8 where it was taken, are taken again.
+    before = [(call, number) for call, number in seen("before.txt") if call <= 6]
+    after = [(call + 6, number) for call, number in seen("after.txt")]
+    assert sorted(before + after) == sorted(seen("whole.txt"))
+    numbers = sorted(number for _, number in before + after)
+    assert numbers == sorted([*range(45), *range(45)])
+    losses = [[line["loss"] for line in metrics(tmp_path / run) if "loss" in line] for run in ("whole", "run")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--optim.weight-decy", "1"], "the nearest known is --optim.weight-decay"),
+        (["--optim.lr", "-0.1"], "optim.lr = -0.1"),
+        (["--batch-size", "1"], "batch_size = 1"),
+        (["--out", "file/run"], "choose another folder with --out"),
+        (["bad.toml"], "unknown key schedule.kid; the nearest known key is schedule.kind"),
+    ],
+)
+def test_what_is_asked_for_wrongly_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "bad.toml").write_text('[schedule]\nkid = "cosine"\n')
+    assert main(["train", *arguments]) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1

@@ -36,6 +36,14 @@ RECIPES = {
     "clipped-accumulated-scheduled": Recipe(max_grad_norm=0.5, micro_batches=2, scheduled=True),
 }
 
+RIVALS = {
+    "nadam": Recipe(rule="NAdam", options={"decoupled_weight_decay": True}, max_grad_norm=0.5, scheduled=True),
+    "sgd": Recipe(rule="SGD"),
+    "sgd-dampened": Recipe(rule="SGD", options={"momentum": 0.9, "dampening": 0.5}, micro_batches=2),
+    "sgd-nesterov": Recipe(rule="SGD", options={"momentum": 0.9, "nesterov": True}),
+    "adadelta": Recipe(rule="Adadelta", options={"lr": 1.0}),
+}
+
 
 @pytest.fixture(params=["threads", "processes"])
 def transport(request: pytest.FixtureRequest) -> ProcessPool | None:
@@ -55,6 +63,14 @@ def test_a_float64_model_takes_the_single_process_path(transport, name, shape):
         histories = Workers(shape, transport).train(recipe, STEPS)
         assert replicas_are_identical(histories)
         assert distance(histories[0], alone(recipe, STEPS)[0]) <= SINGLE_PROCESS[torch.float64]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", RIVALS)
+def test_the_other_rules_take_the_single_process_path(name, shape):
+    histories = Workers(shape).train(RIVALS[name], STEPS)
+    assert replicas_are_identical(histories)
+    assert distance(histories[0], alone(RIVALS[name], STEPS)[0]) <= SINGLE_PROCESS[torch.float64]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), *SHAPES], ids=str)

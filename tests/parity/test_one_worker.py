@@ -11,7 +11,7 @@ import adamesh
 from tests.parity.zoo import DEFAULT, SMALL, Recipe, Zoo, alone, identical, loss, micro_batches, on_mesh
 from tests.tolerances import SQUARED_NORM
 
-STEPS = 50
+STEPS, FEWER = 50, 15
 RECIPES = {
     "plain": Recipe(),
     "amsgrad": Recipe(options={"amsgrad": True}),
@@ -21,6 +21,19 @@ RECIPES = {
     "scheduler": Recipe(scheduled=True),
     "tensor-lr": Recipe(tensor_lr=True, scheduled=True),
     "everything": Recipe(options={"amsgrad": True, "weight_decay": 0.3}, micro_batches=2, scheduled=True),
+}
+
+
+RIVALS = {
+    "nadam": Recipe(rule="NAdam"),
+    "nadam-decoupled": Recipe(rule="NAdam", options={"decoupled_weight_decay": True, "momentum_decay": 0.1}),
+    "nadam-maximize-scheduled": Recipe(rule="NAdam", options={"maximize": True, "lr": 1e-4}, scheduled=True),
+    "sgd": Recipe(rule="SGD", tensor_lr=True, scheduled=True),
+    "sgd-dampened": Recipe(rule="SGD", options={"momentum": 0.9, "dampening": 0.5}, micro_batches=2),
+    "sgd-nesterov": Recipe(rule="SGD", options={"momentum": 0.9, "nesterov": True}),
+    "sgd-maximize": Recipe(rule="SGD", options={"momentum": 0.5, "maximize": True, "lr": 1e-4}),
+    "adadelta": Recipe(rule="Adadelta", options={"lr": 1.0}),
+    "adadelta-maximize": Recipe(rule="Adadelta", options={"rho": 0.5, "eps": 1e-4, "maximize": True}, scheduled=True),
 }
 
 
@@ -40,6 +53,16 @@ def test_fifty_steps_are_torchs_fused_ones_to_the_bit(name, rule):
         recipe = replace(RECIPES[name], rule=rule, bucket_mb=bucket_mb, dtype=dtype)
         ours, our_state = on_mesh(None, recipe, STEPS)
         theirs, their_state = alone(recipe, STEPS)
+        assert all(same(a, b) for a, b in zip(ours, theirs, strict=True))
+        assert same(our_state["state"], their_state["state"])
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_the_other_rules_are_torchs_own_to_the_bit(name):
+    for dtype, bucket_mb in [(torch.float32, SMALL), (torch.float64, DEFAULT)]:
+        recipe = replace(RIVALS[name], bucket_mb=bucket_mb, dtype=dtype)
+        ours, our_state = on_mesh(None, recipe, FEWER)
+        theirs, their_state = alone(recipe, FEWER)
         assert all(same(a, b) for a, b in zip(ours, theirs, strict=True))
         assert same(our_state["state"], their_state["state"])
 

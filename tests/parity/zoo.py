@@ -21,6 +21,9 @@ GLOBAL_BATCH = 24  # for 1, 2, 3 and 4 workers, and two micro-batches each
 SMALL, DEFAULT = 1e-3, 25.0
 """MiB a bucket: some parameters are larger than the first, and all together fit into the second."""
 
+FUSED = ("Adam", "AdamW", "SGD")
+"""What torch has fused kernels for; the others are compared with its plain ones, its default on the CPU."""
+
 Values = dict[str, Tensor]
 
 
@@ -70,6 +73,18 @@ class Recipe:
         """The optimizer of ``module``: ``torch.optim`` or ``adamesh``."""
         options = {"lr": self._lr(1e-2), **self.options, **more}
         return getattr(module, self.rule)(self.groups(model), **options)
+
+    def build_torchs(self, model: nn.Module) -> Any:
+        """torch's optimizer, by its fastest kernel on the CPU."""
+        if self.rule not in FUSED:
+            return self.build(torch.optim, model)
+        optimizer = self.build(torch.optim, model, fused=True)
+        if self.rule == "SGD":
+            # torch's fused kernel fails where a group has parameters with and without a momentum buffer.
+            options = {key: value for key, value in optimizer.defaults.items() if key != "lr"}
+            groups = [{**g, "params": [p]} for g in self.groups(model) for p in g["params"]]
+            optimizer = torch.optim.SGD(groups, lr=self.options.get("lr", self._lr(1e-2)), **options)
+        return optimizer
 
     def _lr(self, lr: float) -> float | Tensor:
         return torch.tensor(lr) if self.tensor_lr else lr
@@ -129,7 +144,7 @@ Trained = tuple[list[Values], dict[str, Any]]
 
 
 def alone(recipe: Recipe, num_steps: int, seed: int = 0) -> Trained:
-    """torch's fused optimizer on the whole batch."""
+    """torch's optimizer on the whole batch."""
     return _by_torch(Zoo(seed).to(recipe.dtype), None, recipe, num_steps)
 
 
@@ -140,7 +155,7 @@ def by_ddp(recipe: Recipe, num_steps: int, seed: int = 0) -> Trained:
 
 
 def _by_torch(model: nn.Module, ddp: DistributedDataParallel | None, recipe: Recipe, num_steps: int) -> Trained:
-    optimizer = recipe.build(torch.optim, model, fused=True)
+    optimizer = recipe.build_torchs(model)
     forward, no_sync = (model, nullcontext) if ddp is None else (ddp, ddp.no_sync)
     rank, size = (0, 1) if ddp is None else (dist.get_rank(), dist.get_world_size())
 

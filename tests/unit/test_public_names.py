@@ -18,7 +18,7 @@ def test_every_public_name_is_there_and_knows_its_home(name: str) -> None:
 
 
 def test_an_unknown_name_is_an_attribute_error_that_lists_the_known_ones() -> None:
-    with pytest.raises(AttributeError, match=r"'AdamX'; it has Adam, AdamW"):
+    with pytest.raises(AttributeError, match=r"'AdamX'; it has .*Adam, AdamW"):
         _ = adamesh.AdamX  # type: ignore[attr-defined, unused-ignore]
 
 

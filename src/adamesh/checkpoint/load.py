@@ -11,15 +11,16 @@ from torch import Tensor, nn
 from adamesh.checkpoint.disk import digest
 from adamesh.checkpoint.manifest import Manifest, StateRun, read_manifest
 from adamesh.checkpoint.save import bare, names_of
-from adamesh.engine.state_dict import PieceSource, fetch
+from adamesh.checkpoint.stateful import StatefulOptimizer
+from adamesh.comm.accord import agree
+from adamesh.engine.state_dict import PieceSource
 from adamesh.errors import CheckpointError
-from adamesh.optimizer import MeshOptimizer
 from adamesh.reshard import Range, plan_copies
 
-__all__ = ["load"]
+__all__ = ["load", "load_model"]
 
 
-def load(path: str | Path, model: nn.Module, optimizer: MeshOptimizer) -> dict[str, Any]:
+def load(path: str | Path, model: nn.Module, optimizer: StatefulOptimizer) -> dict[str, Any]:
     """Take model and optimizer from a checkpoint folder. Collective; any number of workers.
 
     Everything is verified before anything is overwritten.
@@ -36,33 +37,58 @@ def load(path: str | Path, model: nn.Module, optimizer: MeshOptimizer) -> dict[s
         CheckpointError: the checkpoint is missing, cut short, altered, or does not fit; on every worker, and
             model and optimizer are as they were.
     """
-    folder, engine = Path(path), optimizer.engine
+    folder, world = Path(path), optimizer.mesh.world
     problem: CheckpointError | None = None
     manifest: Manifest | None = None
     try:
         manifest = read_manifest(folder)
-        _verify(folder, manifest, engine.mesh.world.rank, engine.mesh.world.size)
+        _verify(folder, manifest, world.rank, world.size)
         _check_fit(manifest, bare(model), folder)
     except CheckpointError as error:
         problem = error
-    engine.agree(problem, CheckpointError, "load")
+    agree(world, problem, CheckpointError, "load")
     assert manifest is not None
-    _check_alike(engine.mesh.world.exchange(manifest.digest, "load"), folder)
+    _check_alike(world.exchange(manifest.digest, "load"), folder)
     tensors: dict[str, Tensor] = {}
     state: PieceSource | None = None
     try:
         names = names_of(model, optimizer)
         optimizer.check_fit(names, manifest.steps, manifest.param_groups)
         tensors = _read_model(folder, manifest)
-        state = fetch(engine, FolderSource(folder, manifest, names))
+        state = optimizer.fetch(FolderSource(folder, manifest, names))
     except CheckpointError as error:
         problem = error
     except (OSError, SafetensorError) as error:
         problem = CheckpointError(f"{folder} cannot be read: {error}. Load an earlier checkpoint")
-    engine.agree(problem, CheckpointError, "load")
+    agree(world, problem, CheckpointError, "load")
     assert state is not None
     bare(model).load_state_dict(tensors)
     optimizer.restore_from(state, manifest.param_groups, manifest.step)
+    return manifest.extra
+
+
+def load_model(path: str | Path, model: nn.Module) -> dict[str, Any]:
+    """Take only the model from a checkpoint folder, in one process: to predict with it, or to hand it on.
+
+    Args:
+        path: the folder that :func:`adamesh.save` wrote.
+        model: built as it was when saved.
+
+    Returns:
+        What was given to ``adamesh.save`` as extra.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, cut short, altered, or does not fit; the model is as it was.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    _verify(folder, manifest, rank=0, size=1)
+    _check_fit(manifest, bare(model), folder)
+    try:
+        tensors = _read_model(folder, manifest)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder} cannot be read: {error}. Load an earlier checkpoint") from error
+    bare(model).load_state_dict(tensors)
     return manifest.extra
 
 
@@ -75,12 +101,16 @@ class FolderSource:
         """Files stay open: reading the header of one takes milliseconds, and there are many runs in each."""
         self._names = names
         self._steps = manifest.steps
+        self._scalars = manifest.scalars
         self._runs: dict[str, list[StateRun]] = {}
         for run in manifest.runs:
             self._runs.setdefault(run.name, []).append(run)
 
     def steps(self, name: str) -> int | None:
         return self._steps.get(self._names[name])
+
+    def scalars(self, name: str) -> Mapping[str, float]:
+        return self._scalars.get(self._names[name], {})
 
     def keys(self, name: str) -> Sequence[str]:
         runs = self._runs.get(self._names[name], [])

@@ -54,6 +54,8 @@ class Manifest:
     runs: tuple[StateRun, ...]
     steps: dict[str, int]
     """Committed updates, by parameter name."""
+    scalars: dict[str, dict[str, float]]
+    """The rule's own numbers, by parameter name; only those that have some."""
     step: int
     mesh: tuple[int, int]
     param_groups: list[dict[str, Any]]
@@ -102,6 +104,7 @@ class Manifest:
             },
             runs=tuple(StateRun(**{**run, "keys": tuple(run["keys"])}) for run in raw["runs"]),
             steps=raw["steps"],
+            scalars=raw.get("scalars", {}),
             step=raw["step"],
             mesh=(raw["mesh"][0], raw["mesh"][1]),
             param_groups=raw["param_groups"],

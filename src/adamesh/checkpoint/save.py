@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from adamesh.checkpoint.disk import Disk, digest
 from adamesh.checkpoint.manifest import MANIFEST, FileRecord, Manifest, StateRun, TensorRecord, read_manifest
-from adamesh.engine.state_dict import export_pieces
+from adamesh.checkpoint.stateful import StatefulOptimizer
+from adamesh.comm.accord import agree, first_says
+from adamesh.engine.residuals import RESIDUAL
 from adamesh.errors import CheckpointError
-from adamesh.optimizer import MeshOptimizer
 
 __all__ = ["save", "save_on"]
 
@@ -24,7 +25,7 @@ _OURS = re.compile(r"(?:model|state)-(\d{4,})-\d{5,}-of-\d{5,}\.safetensors|\.tm
 """Files that a save makes: the numbered ones, and those that safetensors renames to them when they are whole."""
 
 
-def save(path: str | Path, model: nn.Module, optimizer: MeshOptimizer, **extra: Any) -> None:
+def save(path: str | Path, model: nn.Module, optimizer: StatefulOptimizer, **extra: Any) -> None:
     """Write model and optimizer as a checkpoint folder. Collective; all workers give the same folder.
 
     A folder that holds a checkpoint already keeps it, whole, until the new one is complete; then the new one has
@@ -44,39 +45,40 @@ def save(path: str | Path, model: nn.Module, optimizer: MeshOptimizer, **extra: 
     save_on(Disk(), Path(path), model, optimizer, extra)
 
 
-def save_on(disk: Disk, folder: Path, model: nn.Module, optimizer: MeshOptimizer, extra: dict[str, Any]) -> None:
+def save_on(disk: Disk, folder: Path, model: nn.Module, optimizer: StatefulOptimizer, extra: dict[str, Any]) -> None:
     """:func:`save` through a given disk, which tests cut short."""
-    engine = optimizer.engine
-    engine.transaction.refuse_if_broken()
+    world = optimizer.mesh.world
+    optimizer.refuse_if_broken()
     share: Share | None = None
     problem: CheckpointError | None = None
     generation = 0
     # Whatever goes wrong on one worker is told to the others, who would wait for it: hence `except Exception`.
     try:
         _check_extra(extra)
-        if engine.mesh.world.rank == 0:
+        if world.rank == 0:
             disk.make_folder(folder)
             generation = _previous_generation(folder) + 1
             _remove_unfinished(folder, disk)
     except Exception as error:
         problem = _told(error, folder)
-    engine.agree(problem, CheckpointError, "save")
-    generation = engine.first_says(generation)
+    agree(world, problem, CheckpointError, "save")
+    generation = first_says(world, generation)
+    means = optimizer.residual_means()
     try:
-        share = _write_share(folder, generation, bare(model), optimizer, disk)
+        share = _write_share(folder, generation, bare(model), optimizer, means, disk)
     except Exception as error:
         problem = _told(error, folder)
-    engine.agree(problem, CheckpointError, "save")
+    agree(world, problem, CheckpointError, "save")
     assert share is not None
-    shares = [json.loads(message) for message in engine.mesh.world.exchange(json.dumps(asdict(share)).encode(), "save")]
-    if engine.mesh.world.rank == 0:
+    shares = [json.loads(message) for message in world.exchange(json.dumps(asdict(share)).encode(), "save")]
+    if world.rank == 0:
         try:
             manifest = _manifest(generation, shares, optimizer, names_of(model, optimizer), extra)
             _check_there(folder, manifest)
             _commit(folder, manifest, disk)
         except Exception as error:
             problem = _told(error, folder)
-    engine.agree(problem, CheckpointError, "save")
+    agree(world, problem, CheckpointError, "save")
 
 
 @dataclass(frozen=True)
@@ -95,14 +97,21 @@ def bare(model: nn.Module) -> nn.Module:
     return inner
 
 
-def names_of(model: nn.Module, optimizer: MeshOptimizer) -> dict[str, str]:
+def names_of(model: nn.Module, optimizer: StatefulOptimizer) -> dict[str, str]:
     """Optimizer's name of a parameter -> the model's, or its own where the model does not have it."""
     of_param = {id(param): name for name, param in bare(model).named_parameters()}
-    return {slot.name: of_param.get(id(slot.param), slot.name) for slot in optimizer.engine.slots}
+    return {name: of_param.get(id(param), name) for name, param in optimizer.named_params()}
 
 
-def _write_share(folder: Path, generation: int, model: nn.Module, optimizer: MeshOptimizer, disk: Disk) -> Share:
-    world = optimizer.engine.mesh.world
+def _write_share(
+    folder: Path,
+    generation: int,
+    model: nn.Module,
+    optimizer: StatefulOptimizer,
+    means: Mapping[str, Tensor],
+    disk: Disk,
+) -> Share:
+    world = optimizer.mesh.world
     suffix = f"{generation:04d}-{world.rank:05d}-of-{world.size:05d}.safetensors"
     share = Share([], {}, [])
 
@@ -111,15 +120,17 @@ def _write_share(folder: Path, generation: int, model: nn.Module, optimizer: Mes
         _write(folder, f"model-{suffix}", whole, share, disk)
         share.model.update(records)
 
-    if optimizer.engine.mesh.replicate.rank == 0:  # the other islands hold the same
-        names = names_of(model, optimizer)
-        flat: dict[str, Tensor] = {}
-        for run in export_pieces(optimizer.engine):
-            name = names[run.name]
-            flat |= {f"{key}/{name}": tensor for key, tensor in run.tensors.items()}
-            share.runs.append(StateRun(f"state-{suffix}", name, run.start, run.stop, tuple(run.tensors)))
-        if flat:
-            _write(folder, f"state-{suffix}", flat, share, disk)
+    names = names_of(model, optimizer)
+    flat: dict[str, Tensor] = {}
+    for run in optimizer.runs_to_save():
+        name = names[run.name]
+        tensors = dict(run.tensors)
+        if run.name in means:
+            tensors[RESIDUAL] = means[run.name]
+        flat |= {f"{key}/{name}": tensor for key, tensor in tensors.items()}
+        share.runs.append(StateRun(f"state-{suffix}", name, run.start, run.stop, tuple(tensors)))
+    if flat:
+        _write(folder, f"state-{suffix}", flat, share, disk)
     return share
 
 
@@ -157,20 +168,21 @@ def _write(folder: Path, name: str, tensors: Mapping[str, Tensor], share: Share,
 def _manifest(
     generation: int,
     shares: list[dict[str, Any]],
-    optimizer: MeshOptimizer,
+    optimizer: StatefulOptimizer,
     names: Mapping[str, str],
     extra: dict[str, Any],
 ) -> Manifest:
-    local = optimizer.state_dict()
-    groups = [{**g, "params": [names[name] for name in g["params"]]} for g in local["param_groups"]]
+    head = optimizer.head()
+    groups = [{**group, "params": [names[name] for name in group["params"]]} for group in head.groups]
     return Manifest(
         generation=generation,
         files=tuple(FileRecord(**record) for share in shares for record in share["files"]),
         model={name: TensorRecord(**record) for share in shares for name, record in share["model"].items()},
         runs=tuple(StateRun(**run) for share in shares for run in share["runs"]),
-        steps={names[name]: entry["step"] for name, entry in local["state"].items()},
-        step=local["adamesh"]["step"],
-        mesh=optimizer.engine.mesh.shape,
+        steps={names[name]: steps for name, steps in head.steps.items()},
+        scalars={names[name]: dict(scalars) for name, scalars in head.scalars.items()},
+        step=head.step,
+        mesh=optimizer.mesh.shape,
         param_groups=[{k: v.item() if isinstance(v, Tensor) else v for k, v in group.items()} for group in groups],
         extra=extra,
     )

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 _DESCRIPTION = """\
-Trains a task's model for some steps on several workers, and repeats it with torch's own AdamW in one process on
-the mean of the workers' gradients. Shows how far parameters and gradients are apart, next to what rounding
+Trains a task's model for some steps on several workers, and repeats it with torch's own optimizer in one process
+on the mean of the workers' gradients. Shows how far parameters and gradients are apart, next to what rounding
 alone does to torch's own run, and whether all workers hold the same bits. Exit code 1 if not.
 
 The learning rate is constant and the precision that of the model. On a task of your own it also tells whether
@@ -26,6 +26,7 @@ the workers can talk to each other.
 examples:
   adamesh check
   adamesh check digits --nproc 3
+  adamesh check digits --optim.rule nadam
   adamesh check my_task.py --steps 50 --plan.max-grad-norm 1.0
 """
 

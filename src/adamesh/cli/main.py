@@ -16,8 +16,11 @@ __all__ = ["main"]
 COMMANDS = {
     "train": "Train a task, or your own model, on any number of workers.",
     "resume": "Go on with a run that was stopped, on any number of workers.",
+    "predict": "What a trained model says of new inputs.",
+    "export": "Write a trained model as one safetensors file.",
     "tasks": "List the tasks that can be trained.",
-    "check": "Show that a model trains as with torch.optim.AdamW, and that all workers stay identical.",
+    "data": "List the data sets that tasks read, and fetch them from their publishers.",
+    "check": "Show that a model trains as with torch's own optimizer, and that all workers stay identical.",
     "bench": "Measure optimizer steps against torch's own ways to distribute them.",
 }
 
@@ -35,6 +38,9 @@ examples:
   adamesh train my_task.py --optim.lr 3e-4      a model and data of your own
   adamesh train run.toml --steps 500            settings from a file, one of them changed
   adamesh resume runs/20250131-101530-digits    go on where a run stopped
+  adamesh train --optim.rule sgd --optim.lr 0.05 --optim.momentum 0.9      another rule than AdamW
+  adamesh data fetch ml-100k                    a data set, from its publisher
+  adamesh predict runs/first images.npy         what does the trained model say?
   adamesh check digits --nproc 3                is it the same as with torch's AdamW?
 
 adamesh COMMAND --help explains a command and its options; adamesh --version says what is installed.

@@ -28,11 +28,18 @@ class Stream:
 class Codec(ABC):
     """A way to write numbers in fewer bytes."""
 
-    grain: int
-    """Elements. The codec's blocks start on multiples of it, counted from the start of a bucket, and every row's
-    length is a multiple of it. A multiple of 64."""
     needs_feedback: bool
     """Whether what it drops must be kept and sent later (`adamesh.codecs.feedback.Feedback`) for Adam to converge."""
+
+    keeps_zeros: bool = True
+    """Whether a zero is decoded as zero beside others that are not, as padding lies beside numbers."""
+
+    @property
+    @abstractmethod
+    def grain(self) -> int:
+        """Elements. The codec's blocks start on multiples of it, counted from the start of a bucket, and every row's
+        length is a multiple of it. A multiple of 64.
+        """
 
     @abstractmethod
     def payload_bytes(self, numel: int) -> int:

@@ -1,6 +1,6 @@
 """Channels: how one kind of tensor moves UP to its owners or DOWN to everybody, along one axis of the mesh.
 
-These are the exact ones. They move bytes as they are; coded channels will have the same three calls.
+These move numbers as they are; `adamesh.comm.coder` makes bytes of them first.
 """
 
 from collections.abc import Sequence
@@ -10,10 +10,15 @@ from torch import Tensor
 
 from adamesh.comm.base import Communicator, Work, chunk
 
-__all__ = ["ExactDown", "ExactUp", "sum_in_rank_order"]
+__all__ = ["ExactDown", "ExactUp", "state_dtype", "sum_in_rank_order"]
 
 _BLOCK = 1 << 17
 """Elements of a tensor summed, scaled and squared at a time, so that all three happen in the CPU's cache."""
+
+
+def state_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What sums, masters, moments and residuals are kept in: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 class ExactUp:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from adamesh.errors import DataError
 
-__all__ = ["embedded_digits", "read_digits", "split_evenly"]
+__all__ = ["embedded_digits", "read_digits", "read_images", "split_evenly"]
 
 
 def embedded_digits() -> tuple[Tensor, Tensor]:
@@ -45,6 +45,28 @@ def read_digits(path: Path) -> tuple[Tensor, Tensor]:
         raise DataError(f"{path}: labels must be whole numbers 0 to 9, one per image")
     pixels = torch.from_numpy(images.astype(np.float32) / 16)
     return pixels.unsqueeze(1), torch.from_numpy(labels.astype(np.int64))
+
+
+def read_images(path: Path) -> Tensor:
+    """Read a NumPy file of images alone (uint8 [n, 8, 8], 0 to 16), or the ``images`` of an archive.
+
+    Returns:
+        float32 [n, 1, 8, 8] in 0 to 1.
+
+    Raises:
+        DataError: the file is missing, damaged, or holds something else.
+    """
+    try:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            images = loaded if isinstance(loaded, np.ndarray) else loaded["images"]
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; give a .npy file of images, uint8 [n, 8, 8]") from error
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise DataError(f"{path}: is no NumPy file of images: {error}") from error
+    if images.ndim != 3 or images.shape[1:] != (8, 8) or not len(images) or images.max() > 16 or images.min() < 0:
+        raise DataError(f"{path}: images must be [n, 8, 8] with grey levels 0 to 16, not {images.shape}")
+    return torch.from_numpy(images.astype(np.float32) / 16).unsqueeze(1)
 
 
 def split_evenly(labels: Tensor, every: int = 5) -> tuple[Tensor, Tensor]:

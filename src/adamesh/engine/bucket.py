@@ -1,20 +1,16 @@
-"""A bucket's memory: the flat buffers that a layout's integers describe, and what is in flight through them."""
+"""A bucket's memory: the flat buffers that a layout's integers describe, and the ways that gradients take from them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from adamesh.comm.base import Communicator, Mesh, Work
+from adamesh.comm.channel import state_dtype
+from adamesh.engine.passage import Passage
 from adamesh.layout import Bucket, Layout, Slot
 
-__all__ = ["Flight", "LiveBucket", "LiveSlot", "flat_real", "live_buckets", "state_dtype"]
-
-
-def state_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What sums, masters and moments are kept in: float64 for float64, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+__all__ = ["LiveBucket", "LiveSlot", "flat_real", "live_buckets", "state_dtype"]
 
 
 def flat_real(tensor: Tensor) -> Tensor:
@@ -48,6 +44,8 @@ class LiveSlot:
         self.ready = False
         self.steps = 0
         """Committed updates; the same on all ranks."""
+        self.scalars: dict[str, Tensor] = {}
+        """The rule's own numbers, if it has any and the bucket is awake; the same on all ranks."""
 
     def shaped(self, flat: Tensor) -> Tensor:
         """A flat real run of the bucket, seen in the parameter's shape and dtype."""
@@ -99,21 +97,8 @@ class LiveSlot:
         return self.param._version != self.param_version or self.moved
 
 
-@dataclass
-class Flight:
-    """A bucket's way along one axis: what it sends, where the others' chunks land, where the sum goes."""
-
-    send_N: Tensor
-    recv_N: Tensor
-    total_S: Tensor
-    """This rank's chunk of the sum: of ``recv_N`` where no change of precision is needed."""
-    total_N: Tensor | None
-    """The whole sum, of which ``total_S`` is a chunk, on an axis where everybody needs all of it."""
-    work: Work | None = None
-
-
 class LiveBucket:
-    """The buffers of one bucket, and its flights.
+    """The buffers of one bucket, and its passages.
 
     ``param_N`` always exists. The rest is allocated by :meth:`wake`, which a dormant bucket puts off until
     one of its frozen parameters is used for the first time.
@@ -131,8 +116,10 @@ class LiveBucket:
         self.pending = 0
         self.left = False
         self.rewritten = False
-        self.within: Flight | None = None
-        self.across: Flight | None = None
+        self.within: Passage | None = None
+        """The way to the owners inside the island; None where nobody else is there."""
+        self.across: Passage | None = None
+        """The way between islands; None where there are no others."""
         self.reduced_S: Tensor | None = None
 
     @property
@@ -145,7 +132,12 @@ class LiveBucket:
 
     @property
     def low_precision(self) -> bool:
-        return state_dtype(self.dtype) != self.dtype
+        return self.state_dtype != self.dtype
+
+    @property
+    def state_dtype(self) -> torch.dtype:
+        """What its sums, masters, moments and residuals are kept in."""
+        return state_dtype(self.dtype)
 
     @property
     def send_N(self) -> Tensor:
@@ -157,7 +149,20 @@ class LiveBucket:
     @property
     def in_flight(self) -> list[Work]:
         """The collectives launched for this bucket in this window."""
-        return [f.work for f in (self.within, self.across) if f is not None and f.work is not None]
+        return [passage.work for passage in self.passages if passage.work is not None]
+
+    @property
+    def passages(self) -> list[Passage]:
+        return [passage for passage in (self.within, self.across) if passage is not None]
+
+    def first_passage(self, islands_agree: bool) -> Passage | None:
+        """The way that the bucket leaves, if there is one to go."""
+        return self.within or (self.across if islands_agree else None)
+
+    def leaves_coded(self, step: int, islands_agree: bool) -> bool:
+        """Whether what leaves are coded numbers, which must be unscaled ones."""
+        passage = self.first_passage(islands_agree)
+        return passage is not None and passage.codes(step)
 
     def wake(self, comm: Communicator) -> None:
         """Allocate what a travelling bucket needs; ``comm`` is the axis it leaves along."""
@@ -176,12 +181,14 @@ class LiveBucket:
     def buffer_bytes(self) -> int:
         """Everything allocated for this bucket but its optimizer state."""
         buffers = [self.param_N, self.grad_N, self.wide_N]
-        for flight in (self.within, self.across):
-            if flight is not None:
-                buffers.append(flight.recv_N)
-                if flight.total_S.dtype != flight.recv_N.dtype:
-                    buffers.append(flight.total_S if flight.total_N is None else flight.total_N)
-        return sum(b.numel() * b.element_size() for b in buffers if b is not None)
+        own = sum(b.numel() * b.element_size() for b in buffers if b is not None)
+        return own + sum(passage.buffer_bytes for passage in self.passages)
+
+    @property
+    def residual_bytes(self) -> int:
+        """What codecs have held back, which is optimizer state."""
+        residuals = [tensor for passage in self.passages for tensor, _ in passage.residuals.values()]
+        return sum(residual.numel() * residual.element_size() for residual in residuals)
 
 
 def live_buckets(

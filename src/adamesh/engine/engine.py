@@ -1,7 +1,6 @@
 """The engine: layout, buckets, reducer, hooks and transaction of one optimizer on one rank, put together."""
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from adamesh.comm.accord import agree, first_says
 from adamesh.comm.base import Mesh
 from adamesh.engine.bucket import LiveBucket, LiveSlot, live_buckets
 from adamesh.engine.hooks import Hooks
@@ -16,7 +16,8 @@ from adamesh.engine.meter import Meter, StepStats
 from adamesh.engine.owner import Shard
 from adamesh.engine.reducer import Reducer
 from adamesh.engine.transaction import Outcome, Transaction
-from adamesh.errors import AdameshError, LayoutError, ParameterError
+from adamesh.engine.wiring import Wiring
+from adamesh.errors import AdameshError, ConfigurationError, LayoutError, ParameterError
 from adamesh.layout import Layout, ParamSpec, build_layout, first_mismatch
 from adamesh.membership.base import Membership
 from adamesh.plan import Plan
@@ -33,12 +34,14 @@ class Engine:
         self.rule = rule
         self.plan = plan
         self.buckets: list[LiveBucket] = []
+        plan.wire.check_mesh(*mesh.shape)
         self.layout = Layout((), (), mesh.shard.size, mesh.replicate.size)
         self._device = device
         self._meter = Meter(clock)
         membership = Membership(mesh.world.size)
-        self.reducer = Reducer(self.buckets, mesh, plan.overlap, self._meter)
-        self.transaction = Transaction(mesh, self.reducer, rule, plan.sync, membership, self._meter)
+        wiring = Wiring(mesh, plan.wire)
+        self.reducer = Reducer(self.buckets, wiring, plan.overlap, self._meter)
+        self.transaction = Transaction(wiring, self.reducer, rule, plan.sync, membership, self._meter)
         self.hooks = Hooks(self.reducer)
         self._hypers: Sequence[Hyper] = ()
         self.last_stats: StepStats = self.transaction.stats(committed=False)
@@ -64,7 +67,8 @@ class Engine:
         bucket_bytes = int(self.plan.bucket_mb * 2**20)
         first = len(self.layout.buckets)
         if first == 0:
-            layout = build_layout(specs, self.mesh.shard.size, self.mesh.replicate.size, bucket_bytes)
+            shape = self.mesh.shard.size, self.mesh.replicate.size
+            layout = build_layout(specs, *shape, bucket_bytes, self.plan.wire.grain)
         else:
             layout = self.layout.extended(specs, bucket_bytes)
         self._compare(layout)
@@ -87,8 +91,13 @@ class Engine:
     def wake(self, bucket: LiveBucket) -> None:
         """Let a bucket travel, and give it a master and state."""
         self.reducer.wake(bucket)
-        shard = Shard(bucket, self.layout, self.mesh.shard, self.state_names(bucket))
+        names, separate = self.state_names(bucket), self.keeps_master(bucket)
+        shard = Shard(bucket, self.layout, self.mesh.shard, names, self.rule.scalars, separate=separate)
         self.transaction.shards[bucket.place.index] = shard
+
+    def keeps_master(self, bucket: LiveBucket) -> bool:
+        """Whether a bucket's master is kept apart from what replicas hold, which is less."""
+        return bucket.low_precision or self.plan.wire.down is not None
 
     def state_names(self, bucket: LiveBucket) -> tuple[str, ...]:
         """The state tensors that the rule keeps for a bucket's parameters."""
@@ -118,17 +127,11 @@ class Engine:
 
     def agree(self, failure: AdameshError | None, kind: type[AdameshError], topic: str) -> None:
         """Raise, on every rank, if any has an error: its own, or as ``kind`` the first other's. Collective."""
-        reasons = self.mesh.world.exchange(b"" if failure is None else str(failure).encode(), topic)
-        if failure is not None:
-            raise failure
-        for rank, reason in enumerate(reasons):
-            if reason:
-                raise kind(f"on worker {rank}: {reason.decode()}")
+        agree(self.mesh.world, failure, kind, topic)
 
     def first_says(self, content: Any) -> Any:
         """What the first worker gives, as JSON brings it, on every worker. Collective."""
-        message = json.dumps(content).encode() if self.mesh.world.rank == 0 else b""
-        return json.loads(self.mesh.world.exchange(message, "first says")[0])
+        return first_says(self.mesh.world, content)
 
     def _specs(self, named: Sequence[tuple[str, nn.Parameter]], group: int, hypers: Sequence[Hyper]) -> list[ParamSpec]:
         group_of = {id(param): g for g in range(group, len(hypers)) for param in hypers[g]["params"]}
@@ -154,11 +157,19 @@ class Engine:
         )
 
     def _compare(self, layout: Layout) -> None:
-        """Raise on every rank if layouts differ, naming the first parameter that does."""
-        digest = hashlib.sha256(layout.description).digest()
+        """Raise on every rank if layouts or wires differ, naming the first parameter that does."""
+        wire = repr(self.plan.wire).encode()
+        digest = hashlib.sha256(layout.description + wire).digest()
         digests = self.mesh.world.exchange(digest, "add_param_group")
         if all(other == digests[0] for other in digests):
             return
+        wires = self.mesh.world.exchange(wire, "wire")
+        rank = next((r for r, other in enumerate(wires) if other != wires[0]), 0)
+        if rank:
+            raise ConfigurationError(
+                f"worker {rank} was given {wires[rank].decode()} and worker 0 {wires[0].decode()}: they would not "
+                "understand each other's bytes. Give every worker the same plan"
+            )
         descriptions = self.mesh.world.exchange(layout.description, "add_param_group")
         rank = next(r for r, description in enumerate(descriptions) if description != descriptions[0])
         mismatch = first_mismatch(descriptions[rank], descriptions[0])

@@ -2,11 +2,14 @@
 
 from torch.autograd.graph import increment_version
 
-from adamesh.comm.base import Communicator, Work
-from adamesh.comm.channel import ExactDown
+from adamesh.codecs.base import Codec
+from adamesh.codecs.coding import parts
+from adamesh.comm.base import Work
 from adamesh.engine.bucket import LiveBucket
+from adamesh.engine.delivery import CodedDelivery, Delivery, ExactDelivery
 from adamesh.engine.meter import Meter
 from adamesh.engine.owner import Shard
+from adamesh.engine.wiring import Wiring
 
 __all__ = ["Gather"]
 
@@ -14,23 +17,28 @@ __all__ = ["Gather"]
 class Gather:
     """Publishes updated shards, bucket by bucket, while the next bucket is being updated."""
 
-    def __init__(self, comm: Communicator, meter: Meter) -> None:
-        self._down = ExactDown(comm) if comm.size > 1 else None
+    def __init__(self, wiring: Wiring, meter: Meter) -> None:
+        comm, down = wiring.mesh.shard, wiring.wire.down
+        self._exact = ExactDelivery(comm)
+        self._coded: Delivery | None = None
+        self._coded_from = 0
+        if down is not None:
+            codec, _, self._coded_from = parts(down)
+            assert isinstance(codec, Codec), "plans refuse others"
+            self._coded = CodedDelivery(codec, comm, wiring.scratch)
         self._meter = meter
 
-    def launch(self, shard: Shard) -> Work | None:
+    def launch(self, shard: Shard, used: set[int], step: int) -> Work | None:
         """Start sending this rank's slice of a bucket to everybody in the island."""
-        if shard.separate:
-            shard.view_S.copy_(shard.master_S)
-        if self._down is None:
-            return None
-        self._meter.bytes_down += self._down.bytes_sent(shard.bucket.param_N)
-        return self._down.launch(shard.bucket.param_N)
+        work, num_bytes = self._delivery(step).launch(shard, used, step)
+        self._meter.bytes_down += num_bytes
+        return work
 
-    def land(self, bucket: LiveBucket, work: Work | None, used: set[int]) -> None:
+    def land(self, bucket: LiveBucket, work: Work | None, used: set[int], step: int) -> None:
         """Wait for a bucket; the parameters in it now have, and say so by their version, their new values."""
         if work is not None:
             self._meter.wait(work)
+        self._delivery(step).land(bucket, used)
         for slot in bucket.slots:
             if slot.place.param not in used:
                 continue
@@ -38,3 +46,11 @@ class Gather:
                 increment_version(slot.param)
             slot.publish()
             slot.steps += 1
+
+    @property
+    def buffer_bytes(self) -> int:
+        """What is allocated."""
+        return self._exact.buffer_bytes + (self._coded.buffer_bytes if self._coded is not None else 0)
+
+    def _delivery(self, step: int) -> Delivery:
+        return self._coded if self._coded is not None and step >= self._coded_from else self._exact

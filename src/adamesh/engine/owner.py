@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from adamesh.comm.base import Communicator, chunk
-from adamesh.engine.bucket import LiveBucket, LiveSlot, state_dtype
+from adamesh.engine.bucket import LiveBucket, LiveSlot
 from adamesh.layout import Layout, Piece
 from adamesh.rules.base import Hyper, Operands, Rule
 
@@ -16,7 +16,10 @@ __all__ = ["OwnedPiece", "Shard"]
 
 @dataclass(frozen=True)
 class OwnedPiece:
-    """One parameter's part of a shard: views into the master and the state, and its update count."""
+    """One parameter's part of a shard: views into the master and the state, and its update count.
+
+    A *witness* is the empty part of a parameter that this rank owns nothing of.
+    """
 
     slot: LiveSlot
     place: Piece
@@ -28,25 +31,49 @@ class OwnedPiece:
 class Shard:
     """This rank's slice of one bucket.
 
-    The master is the slice of ``param_N`` itself where that has full precision; else a float32 copy.
+    The master is the slice of ``param_N`` itself where that has full precision and is sent as it is; else a copy.
+
+    Args:
+        bucket: the bucket.
+        layout: which parameters' elements are where.
+        comm: the island.
+        state_names: the rule's state tensors.
+        scalars: the rule's numbers for each parameter, and what they are at first.
+        separate: keep a master of its own, because replicas get less than the master.
     """
 
-    def __init__(self, bucket: LiveBucket, layout: Layout, comm: Communicator, state_names: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        bucket: LiveBucket,
+        layout: Layout,
+        comm: Communicator,
+        state_names: tuple[str, ...],
+        scalars: Mapping[str, float],
+        *,
+        separate: bool,
+    ) -> None:
         self.bucket = bucket
         self.view_S = chunk(bucket.param_N, comm.rank, comm.size)
-        dtype = state_dtype(bucket.dtype)
-        self.separate = dtype != bucket.dtype
-        self.master_S = self.view_S.to(dtype) if self.separate else self.view_S
+        self.separate = separate
+        self.master_S = self.view_S.to(bucket.state_dtype, copy=True) if separate else self.view_S
         self.state_S = {name: torch.zeros_like(self.master_S) for name in state_names}
         by_param = {slot.place.param: slot for slot in bucket.slots}
         self.pieces = tuple(
             self._piece(by_param[place.param], place) for place in layout.pieces(bucket.place.index, comm.rank)
         )
+        for slot in bucket.slots:
+            slot.scalars = {name: self._scalar(value) for name, value in scalars.items()}
+        # Of a parameter that others own, the rule's scalars must stay up to date here as well.
+        strangers = set(by_param) - {piece.place.param for piece in self.pieces} if scalars else set()
+        self.witnesses = tuple(self._piece(by_param[param], Piece(param, 0, 0, 0)) for param in sorted(strangers))
 
     def _piece(self, slot: LiveSlot, place: Piece) -> OwnedPiece:
         run = slice(place.offset, place.offset + place.stop - place.start)
-        step = torch.tensor(float(slot.steps), dtype=torch.float32, device=self.master_S.device)
-        return OwnedPiece(slot, place, self.master_S[run], {k: v[run] for k, v in self.state_S.items()}, step)
+        state = {name: tensor_S[run] for name, tensor_S in self.state_S.items()}
+        return OwnedPiece(slot, place, self.master_S[run], state, self._scalar(slot.steps))
+
+    def _scalar(self, value: float) -> Tensor:
+        return torch.tensor(float(value), dtype=torch.float32, device=self.master_S.device)
 
     @property
     def state_bytes(self) -> int:
@@ -79,7 +106,7 @@ class Shard:
             # Where there was nobody to sum with, this is p.grad's own memory, which is not ours to scale.
             alone = self.bucket.grad_N is not None and reduced_S.data_ptr() == self.bucket.send_N.data_ptr()
             reduced_S = reduced_S * coefficient if alone else reduced_S.mul_(coefficient)
-        moving = [piece for piece in self.pieces if piece.place.param in used]
+        moving = [piece for piece in (*self.pieces, *self.witnesses) if piece.place.param in used]
         if not moving:
             return
         grads = [reduced_S[p.place.offset : p.place.offset + p.place.stop - p.place.start] for p in moving]
@@ -90,6 +117,7 @@ class Shard:
                 grads=grads,
                 state={name: [piece.state[name] for piece in moving] for name in names},
                 steps=[piece.step for piece in moving],
+                scalars={name: [piece.slot.scalars[name] for piece in moving] for name in rule.scalars},
             ),
             hyper,
         )

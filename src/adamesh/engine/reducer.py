@@ -9,10 +9,11 @@ finds the union over all ranks, and those buckets are sent again.
 import torch
 from torch import Tensor
 
-from adamesh.comm.base import Mesh, chunk
-from adamesh.comm.channel import ExactUp, sum_in_rank_order
-from adamesh.engine.bucket import Flight, LiveBucket, LiveSlot, flat_real, state_dtype
+from adamesh.engine.bucket import LiveBucket, LiveSlot, flat_real
+from adamesh.engine.landing import Landing
 from adamesh.engine.meter import Meter
+from adamesh.engine.passage import Departure
+from adamesh.engine.wiring import Wiring
 
 __all__ = ["Reducer"]
 
@@ -20,24 +21,25 @@ __all__ = ["Reducer"]
 class Reducer:
     """Owns the gradient side of all buckets of one optimizer on one rank."""
 
-    def __init__(self, buckets: list[LiveBucket], mesh: Mesh, overlap: bool, meter: Meter) -> None:
+    def __init__(self, buckets: list[LiveBucket], wiring: Wiring, overlap: bool, meter: Meter) -> None:
         self.buckets = buckets
-        self.overlap = overlap
         self.syncing = True
         """False inside ``no_sync()``: gradients accumulate and nothing leaves."""
         self.islands_agree = True
         """Whether the schedule averages gradients across islands in the step that this window leads to."""
+        self.step_number = 0
+        """The step that this window leads to."""
         self.failure: str | None = None
         """Found inside backward; told to all ranks by the next header, and raised by all."""
         self.backward_task: int | None = None
         """Autograd's number for the backward whose end will flush; None outside backward."""
         self._meter = meter
-        self._within = ExactUp(mesh.shard) if mesh.shard.size > 1 else None
-        self._across = ExactUp(mesh.replicate) if mesh.replicate.size > 1 else None
-        self._first_comm = mesh.shard if self._within else mesh.replicate
+        self._wiring = wiring
+        self._overlap = overlap
+        self._awaits_scale = False
+        self._loss_scale = 1.0
         self._next = 0
         self._open = False
-        self._failed_sum: Exception | None = None
 
     # -- during backward -------------------------------------------------------------------------------------
 
@@ -49,7 +51,7 @@ class Reducer:
         sum_so_far = slot.param.grad
         if grad is None or sum_so_far is None or not bucket.awake or not slot.fits or grad.layout != torch.strided:
             return
-        bucket.widen(self._first_comm)
+        bucket.widen(self._wiring.first_comm)
         assert slot.wide_flat is not None
         if not (slot.wide_valid and self._untouched(slot)):
             slot.wide_flat.copy_(flat_real(sum_so_far.detach()))
@@ -99,11 +101,28 @@ class Reducer:
             self._launch_next()
 
     @property
+    def overlap(self) -> bool:
+        """Whether buckets leave during backward."""
+        return self._overlap and not self._awaits_scale
+
+    @property
     def dirty(self) -> bool:
         """Something has left in this window, so collectives may be outstanding."""
         return any(bucket.left for bucket in self.buckets)
 
     # -- in step() -------------------------------------------------------------------------------------------
+
+    def begin(self, loss_scale: float | None) -> None:
+        """``step()`` was called: gradients are those of a loss times ``loss_scale``, under a gradient scaler.
+
+        Coded gradients are unscaled ones, so from now on nothing leaves before ``step()`` knows the scale, and what
+        has left by then is sent again.
+        """
+        self._loss_scale = loss_scale or 1.0
+        coded = [b for b in self.buckets if b.leaves_coded(self.step_number, self.islands_agree)]
+        self._awaits_scale = loss_scale is not None and bool(coded)
+        for bucket in coded:
+            bucket.rewritten |= bucket.left and self._loss_scale != 1.0
 
     def inspect(self) -> list[LiveSlot]:
         """After the flush: mark the buckets whose gradients were dropped or came late as rewritten.
@@ -127,55 +146,34 @@ class Reducer:
             self._meter.wait(work)
             self._meter.buckets_resent += 1
         if wide:
-            bucket.widen(self._first_comm)
+            bucket.widen(self._wiring.first_comm)
             bucket.wide = True
         self._launch(bucket)
 
-    def drain(self, scale: float) -> float | Tensor:
-        """Wait for all buckets in launch order; leaves ``scale * sum`` in each ``reduced_S``.
+    def drain(self, weight: float, used: set[int]) -> float | Tensor:
+        """Wait for all buckets in launch order; leaves ``weight * sum``, unscaled, in each ``reduced_S``.
 
         Returns the sum of squares of this rank's part of it; over all ranks each element counts exactly once.
         A sum that fails is raised at the end: until then other ranks wait for what this one has yet to launch.
+
+        Args:
+            weight: of each rank's gradient.
+            used: numbers of the parameters that some rank used.
         """
-        self._failed_sum = None
-        squares = self._land_all(scale)
-        if self._failed_sum is not None:
-            raise self._failed_sum
-        return squares
-
-    def _land_all(self, scale: float) -> float | Tensor:
         travelling = [bucket for bucket in self.buckets if bucket.left]
-        across = self._across if self.islands_agree else None
-        squares: float | Tensor = 0.0
-        if self._within is not None:
-            for bucket in travelling:
-                assert bucket.within is not None
-                total_S, part = self._collect(self._within, bucket.within, 1.0 if across else scale)
-                squares = squares + part
-                bucket.reduced_S = total_S
-                if across is not None:
-                    bucket.across = self._fly(across, bucket.across, total_S)
-        elif across is None:
-            for bucket in travelling:
-                bucket.reduced_S, part = self._alone(bucket.send_N, scale)
-                squares = squares + part
-        if across is None:
-            return squares
-
-        squares = 0.0
-        gathers = []
-        for bucket in travelling:
-            assert bucket.across is not None
-            _, part = self._collect(across, bucket.across, scale)
-            squares = squares + part
-            total_N = bucket.across.total_N
-            assert total_N is not None
-            gathers.append(across.comm.all_gather(total_N))
-            self._meter.bytes_up += across.bytes_sent(total_N)
-            bucket.reduced_S = total_N
-        for gather in gathers:
-            self._meter.wait(gather)
+        landing = Landing(self._wiring, self._meter, self.step_number, self.islands_agree)
+        squares = landing.land(travelling, weight, self._loss_scale, used)
+        if landing.failure is not None:
+            raise landing.failure
         return squares
+
+    def commit(self) -> None:
+        """What was summed has been applied."""
+        for bucket in self.buckets:
+            if bucket.left:
+                for passage in bucket.passages:
+                    if passage.work is not None:
+                        passage.commit()
 
     def settle(self) -> None:
         """Wait for whatever is outstanding: the step was aborted on all ranks."""
@@ -189,9 +187,9 @@ class Reducer:
         for bucket in self.buckets:
             bucket.left = bucket.rewritten = False
             bucket.reduced_S = None
-            for flight in (bucket.within, bucket.across):
-                if flight is not None:
-                    flight.work = None
+            for passage in bucket.passages:
+                passage.work = None
+        self._loss_scale = 1.0
         self._next = 0
         self._open = False
         self.failure = self.backward_task = None
@@ -200,7 +198,8 @@ class Reducer:
 
     def wake(self, bucket: LiveBucket) -> None:
         """Let a new or dormant bucket travel from now on."""
-        bucket.wake(self._first_comm)
+        bucket.wake(self._wiring.first_comm)
+        bucket.within, bucket.across = self._wiring.within(bucket), self._wiring.across(bucket)
 
     def _open_window(self) -> None:
         """Count, per bucket, the gradients that must arrive before it may leave; frozen slots need not."""
@@ -231,10 +230,11 @@ class Reducer:
                 assert slot.grad_flat is not None and slot.wide_flat is not None
                 slot.wide_flat.copy_(slot.grad_flat)
         bucket.left, bucket.rewritten = True, False
-        if self._within is not None:
-            bucket.within = self._fly(self._within, bucket.within, bucket.send_N)
-        elif self._across is not None and self.islands_agree:
-            bucket.across = self._fly(self._across, bucket.across, bucket.send_N)
+        passage = bucket.first_passage(self.islands_agree)
+        if passage is not None:
+            idle = [(slot.place.start, slot.place.stop) for slot in bucket.slots if slot.seen is None]
+            departure = Departure(self.step_number, 1.0 / self._loss_scale, idle)
+            self._meter.bytes_up += passage.launch(bucket.send_N, departure)
 
     def _take(self, slot: LiveSlot) -> None:
         """Bring the bucket's copy of a gradient up to date with ``p.grad``, and let ``p.grad`` be that copy."""
@@ -269,39 +269,3 @@ class Reducer:
         """``p.grad`` is what it was when the bucket last took it."""
         grad = slot.param.grad
         return grad is slot.seen and (grad is None or (grad._version, grad.data_ptr()) == slot.seen_mark)
-
-    def _fly(self, up: ExactUp, flight: Flight | None, send_N: Tensor) -> Flight:
-        """Launch along one axis, into the landing buffers of the last time where they still fit."""
-        if flight is None or flight.recv_N.dtype != send_N.dtype:
-            flight = self._landing(up, send_N, everybody_needs_all=up is self._across)
-        flight.send_N = send_N
-        self._meter.bytes_up += up.bytes_sent(send_N)
-        flight.work = up.launch(flight.recv_N, send_N)
-        return flight
-
-    def _collect(self, up: ExactUp, flight: Flight, scale: float) -> tuple[Tensor, float | Tensor]:
-        assert flight.work is not None
-        self._meter.wait(flight.work)
-        try:
-            return flight.total_S, up.collect(flight.recv_N, flight.send_N, flight.total_S, scale)
-        except Exception as error:
-            self._failed_sum = self._failed_sum or error
-            return flight.total_S, 0.0
-
-    @staticmethod
-    def _landing(up: ExactUp, send_N: Tensor, *, everybody_needs_all: bool) -> Flight:
-        comm, numel, dtype = up.comm, send_N.numel(), state_dtype(send_N.dtype)
-        recv_N = comm.allocate(numel, send_N.dtype, send_N.device)
-        if dtype == send_N.dtype:
-            return Flight(send_N, recv_N, chunk(recv_N, comm.rank, comm.size), recv_N)
-        if everybody_needs_all:
-            total_N = comm.allocate(numel, dtype, send_N.device)
-            return Flight(send_N, recv_N, chunk(total_N, comm.rank, comm.size), total_N)
-        return Flight(send_N, recv_N, comm.allocate(numel // comm.size, dtype, send_N.device), None)
-
-    @staticmethod
-    def _alone(send_N: Tensor, scale: float) -> tuple[Tensor, float | Tensor]:
-        """No axis to travel along: the sum over ranks is this rank's gradient itself, copied only if it must be."""
-        dtype = state_dtype(send_N.dtype)
-        total_N = send_N if dtype == send_N.dtype and scale == 1.0 else torch.empty_like(send_N, dtype=dtype)
-        return total_N, sum_in_rank_order([send_N], total_N, scale)

@@ -10,6 +10,7 @@ from torch import Tensor
 from adamesh.comm.base import chunk
 from adamesh.engine.bucket import flat_real, state_dtype
 from adamesh.engine.engine import Engine
+from adamesh.engine.residuals import KINDS, RESIDUAL, own_runs, start_from
 from adamesh.errors import CheckpointError, LayoutError, StateLost
 from adamesh.reshard import Range, plan_copies
 
@@ -19,11 +20,14 @@ __all__ = [
     "PieceSource",
     "StateSource",
     "export_pieces",
+    "export_residuals",
     "fetch",
     "gather_full",
     "restore",
 ]
 
+_OWN = {kind: f"{RESIDUAL}_{kind}" for kind in KINDS}
+"""The keys of a worker's own residuals, which are state of this worker and fit no other number of workers."""
 MASTER = "master"
 """The key of a separate full-precision master among a parameter's state tensors."""
 
@@ -44,6 +48,9 @@ class StateSource(Protocol):
     def steps(self, name: str) -> int | None:
         """Committed updates of a parameter; None if the source knows no state of it."""
 
+    def scalars(self, name: str) -> Mapping[str, float]:
+        """The rule's own numbers of a parameter."""
+
     def keys(self, name: str) -> Sequence[str]:
         """The state tensors there are of a parameter."""
 
@@ -57,6 +64,8 @@ class PieceSource:
 
     runs: Sequence[HeldRun]
     counts: Mapping[str, int]
+    numbers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """The rule's scalars, by parameter name."""
     _by_name: dict[str, list[HeldRun]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -67,9 +76,11 @@ class PieceSource:
     def steps(self, name: str) -> int | None:
         return self.counts.get(name)
 
+    def scalars(self, name: str) -> Mapping[str, float]:
+        return self.numbers.get(name, {})
+
     def keys(self, name: str) -> Sequence[str]:
-        runs = self._by_name.get(name, [])
-        return tuple(runs[0].tensors) if runs else ()
+        return tuple(dict.fromkeys(key for run in self._by_name.get(name, []) for key in run.tensors))
 
     def read(self, name: str, key: str, start: int, stop: int) -> Tensor:
         runs = [run for run in self._by_name.get(name, []) if key in run.tensors]
@@ -96,6 +107,11 @@ def export_pieces(engine: Engine) -> list[HeldRun]:
     return runs
 
 
+def export_residuals(engine: Engine) -> list[HeldRun]:
+    """What this rank's codecs have held back, as views; no collective."""
+    return [HeldRun(name, start, stop, {_OWN[kind]: run}) for name, kind, start, stop, run in own_runs(engine)]
+
+
 def fetch(engine: Engine, source: StateSource) -> PieceSource:
     """Read and check what this rank needs of a source: with that, :func:`restore` cannot fail. No collective.
 
@@ -103,21 +119,40 @@ def fetch(engine: Engine, source: StateSource) -> PieceSource:
         CheckpointError: elements or state tensors are missing, or there are some that this optimizer does not keep.
     """
     counts = {slot.name: source.steps(slot.name) or 0 for slot in engine.slots}
+    numbers = {name: source.scalars(name) for name, steps in counts.items() if steps}
+    for name, found in numbers.items():
+        _check_keys(name, set(found), set(engine.rule.scalars), needed=True)
     runs = []
     for bucket in engine.buckets:
         shard = engine.transaction.shards.get(bucket.place.index)
         keys = tuple(shard.state_S) if shard else engine.state_names(bucket)
         slots = {slot.place.param: slot for slot in bucket.slots if counts[slot.name]}
         for slot in slots.values():
-            _check_keys(slot.name, set(source.keys(slot.name)) - {MASTER}, set(keys))
+            _check_keys(slot.name, set(source.keys(slot.name)) - {MASTER, RESIDUAL, *_OWN.values()}, set(keys))
         for piece in engine.layout.pieces(bucket.place.index, engine.mesh.shard.rank):
             if piece.param not in slots:
                 continue
             name = slots[piece.param].name
-            wanted = (*keys, MASTER) if bucket.low_precision and MASTER in source.keys(name) else keys
+            wanted = (*keys, MASTER) if engine.keeps_master(bucket) and MASTER in source.keys(name) else keys
             tensors = {key: _read(source, name, key, piece.start, piece.stop) for key in wanted}
             runs.append(HeldRun(name, piece.start, piece.stop, tensors))
-    return PieceSource(runs, counts)
+    if engine.plan.wire.keeps_residuals:
+        runs.extend(_fetch_residuals(engine, source, counts))
+    return PieceSource(runs, counts, numbers)
+
+
+def _fetch_residuals(engine: Engine, source: StateSource, counts: Mapping[str, int]) -> list[HeldRun]:
+    """The mean residuals that a source holds, whole, because every worker starts from them; or this rank's own."""
+    runs = []
+    for slot in engine.slots:
+        keys, numel = source.keys(slot.name) if counts[slot.name] else (), slot.value.numel()
+        if RESIDUAL in keys:
+            runs.append(HeldRun(slot.name, 0, numel, {RESIDUAL: _read(source, slot.name, RESIDUAL, 0, numel)}))
+    for name, kind, start, stop, _ in own_runs(engine):
+        key = _OWN[kind]
+        if counts[name] and key in source.keys(name):
+            runs.append(HeldRun(name, start, stop, {key: _read(source, name, key, start, stop)}))
+    return runs
 
 
 def restore(engine: Engine, source: StateSource, step_number: int) -> None:
@@ -135,7 +170,7 @@ def restore(engine: Engine, source: StateSource, step_number: int) -> None:
             engine.wake(bucket)
     with torch.no_grad():
         for shard in engine.transaction.shards.values():
-            for piece in shard.pieces:
+            for piece in (*shard.pieces, *shard.witnesses):
                 name, start, stop = piece.slot.name, piece.place.start, piece.place.stop
                 for key, target in piece.state.items():
                     if held.steps(name):
@@ -147,10 +182,24 @@ def restore(engine: Engine, source: StateSource, step_number: int) -> None:
                     value = held.read(name, MASTER, start, stop) if has_master else piece.slot.value[start:stop]
                     piece.master.copy_(value)
                 piece.step.fill_(float(held.steps(name) or 0))
+        _restore_residuals(engine, held, step_number)
     for slot in engine.slots:
         slot.steps = held.steps(slot.name) or 0
+        for key, number in slot.scalars.items():
+            number.fill_(held.scalars(slot.name)[key] if slot.steps else engine.rule.scalars[key])
         slot.param_version = slot.param._version
     engine.transaction.go_on_from(step_number)
+
+
+def _restore_residuals(engine: Engine, held: PieceSource, step_number: int) -> None:
+    sizes = {slot.name: slot.value.numel() for slot in engine.slots}
+    known = [name for name in sizes if RESIDUAL in held.keys(name)]
+    own = {
+        (name, kind): held.read(name, _OWN[kind], start, stop)
+        for name, kind, start, stop, _ in own_runs(engine)
+        if _OWN[kind] in held.keys(name)
+    }
+    start_from(engine, {name: held.read(name, RESIDUAL, 0, sizes[name]) for name in known}, own, step_number)
 
 
 def refresh_values(engine: Engine) -> None:
@@ -191,6 +240,7 @@ def scatter_full(
     tensors: Mapping[str, Mapping[str, Tensor]],
     keys: Sequence[tuple[str, str]],
     counts: Mapping[str, int],
+    numbers: Mapping[str, Mapping[str, float]],
 ) -> PieceSource:
     """Send whole state tensors from world rank 0 to everybody, who keep the runs they own. Collective.
 
@@ -199,6 +249,7 @@ def scatter_full(
         tensors: by parameter name and key; read on rank 0 only.
         keys: which there are, in order, the same on every rank.
         counts: committed updates by parameter name.
+        numbers: the rule's scalars by parameter name.
     """
     world = engine.mesh.world
     slots = {slot.name: slot for slot in engine.slots}
@@ -218,7 +269,7 @@ def scatter_full(
         world.broadcast(buffer, src=0).wait()
         start, stop = owned[name]
         kept[name][key] = buffer[start:stop].clone()
-    return PieceSource([HeldRun(name, *owned[name], kept[name]) for name in slots], counts)
+    return PieceSource([HeldRun(name, *owned[name], kept[name]) for name in slots], counts, numbers)
 
 
 def _refuse_torn(engine: Engine) -> None:
@@ -227,11 +278,12 @@ def _refuse_torn(engine: Engine) -> None:
         engine.transaction.refuse_if_broken()
 
 
-def _check_keys(name: str, saved: set[str], kept: set[str]) -> None:
-    if saved and saved != kept:
+def _check_keys(name: str, saved: set[str], kept: set[str], needed: bool = False) -> None:
+    """Nothing at all is what a worker saved that owned nothing of the parameter, unless it is ``needed`` of all."""
+    if (saved or needed) and saved != kept:
         raise CheckpointError(
             f"the saved state of {name!r} is {sorted(saved)} and this optimizer keeps {sorted(kept)}: load it into an "
-            "optimizer built with the same options (amsgrad, for one)"
+            "optimizer of the same rule, built with the same options (amsgrad, for one)"
         )
 
 

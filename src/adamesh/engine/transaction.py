@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adamesh.comm.base import Mesh
 from adamesh.engine.bucket import LiveBucket, LiveSlot
 from adamesh.engine.gather import Gather
 from adamesh.engine.header import Flags, Header, Vote
 from adamesh.engine.meter import Meter, StepStats
 from adamesh.engine.owner import Shard
 from adamesh.engine.reducer import Reducer
+from adamesh.engine.wiring import Wiring
 from adamesh.errors import (
     AdameshError,
     CommunicationError,
@@ -61,7 +61,7 @@ class Transaction:
 
     def __init__(
         self,
-        mesh: Mesh,
+        wiring: Wiring,
         reducer: Reducer,
         rule: Rule,
         schedule: Schedule,
@@ -74,12 +74,13 @@ class Transaction:
         self.step_number = 0
         self.broken: AdameshError | None = None
         """Why no further step can be made, or None."""
-        self._mesh = mesh
+        self._mesh = wiring.mesh
         self._rule = rule
         self._schedule = schedule
         self._membership = membership
         self._meter = meter
-        self._gather = Gather(mesh.shard, meter)
+        self._wiring = wiring
+        self._gather = Gather(wiring, meter)
 
     def run(
         self,
@@ -94,7 +95,8 @@ class Transaction:
             hypers: the parameter groups.
             wake: makes a dormant bucket travel and gives it state.
             max_grad_norm: clip the global norm to this.
-            loss_scale: the factor in the gradients, under a gradient scaler: a non-finite one then skips the step.
+            loss_scale: the factor in the gradients, under a gradient scaler: a non-finite one then skips the step (as
+                it always does where anything is coded).
 
         Raises:
             GradientError, ParameterError, StepOutOfSync, CommunicationError: before the commit; nothing changed.
@@ -102,8 +104,9 @@ class Transaction:
         """
         self.refuse_if_broken()
         try:
-            used = self._agree(hypers, wake)
-            squares = self._drain(self._membership.weight / (loss_scale or 1.0))
+            self.reducer.begin(loss_scale)
+            used = self._agree(hypers, loss_scale, wake)
+            squares = self._drain(used)
         except CommunicationError as error:
             self.broken = type(error)(
                 f"step {self.step_number} was aborted because workers were lost, and these workers cannot go on: "
@@ -112,7 +115,9 @@ class Transaction:
             )
             raise self.broken from error
         norm = math.sqrt(squares)
-        committed = loss_scale is None or math.isfinite(norm)
+        # Without a scaler and codecs, torch's semantics: what is not finite goes where it goes. Of a residual it would
+        # never leave.
+        committed = (loss_scale is None and self._wiring.wire.is_exact) or math.isfinite(norm)
         if committed:
             coefficient = 1.0
             if max_grad_norm is not None:
@@ -126,6 +131,7 @@ class Transaction:
     def go_on_from(self, step_number: int) -> None:
         """The state is whole and that of ``step_number`` steps: a step has ended, or a checkpoint was loaded."""
         self.step_number = step_number
+        self.reducer.step_number = step_number
         self.reducer.islands_agree = self._schedule.at(step_number).gradients
         self.broken = None
 
@@ -136,7 +142,7 @@ class Transaction:
 
     def stats(self, committed: bool) -> StepStats:
         """What the meter counted since it was reset, with what is held."""
-        meter = self._meter
+        meter, buckets = self._meter, self.reducer.buckets
         return StepStats(
             step=self.step_number,
             committed=committed,
@@ -145,14 +151,17 @@ class Transaction:
             bytes_down=meter.bytes_down,
             bytes_control=meter.bytes_control,
             comm_exposed_s=meter.exposed_s,
-            state_bytes=sum(shard.state_bytes for shard in self.shards.values()),
-            buffer_bytes=sum(bucket.buffer_bytes for bucket in self.reducer.buckets),
+            state_bytes=sum(shard.state_bytes for shard in self.shards.values())
+            + sum(bucket.residual_bytes for bucket in buckets),
+            buffer_bytes=sum(bucket.buffer_bytes for bucket in buckets)
+            + self._gather.buffer_bytes
+            + self._wiring.scratch.num_bytes,
             buckets_resent=meter.buckets_resent,
         )
 
     # -- begin -----------------------------------------------------------------------------------------------
 
-    def _agree(self, hypers: Sequence[Hyper], wake: Callable[[LiveBucket], None]) -> set[int]:
+    def _agree(self, hypers: Sequence[Hyper], loss_scale: float | None, wake: Callable[[LiveBucket], None]) -> set[int]:
         """Exchange headers, send what must be sent (again); returns the parameters that some rank used."""
         reducer, buckets = self.reducer, self.reducer.buckets
         reducer.flush()
@@ -169,7 +178,7 @@ class Transaction:
         mine = Header(
             epoch=self._membership.epoch,
             step=self.step_number,
-            settings=_short_hash(self._settings(hypers).encode()),
+            settings=_short_hash(self._settings(hypers, loss_scale).encode()),
             failed=failure is not None,
             resend=[bucket.rewritten for bucket in buckets],
             wide=[not bucket.wide and any(slot.wide_valid for slot in bucket.slots) for bucket in buckets],
@@ -178,7 +187,7 @@ class Transaction:
         )
         messages = self._meter.exchange(self._mesh.world, mine.pack(), "step")
         headers = [Header.unpack(message, len(buckets), len(slots)) for message in messages]
-        self._refuse(headers, slots, hypers, failure)
+        self._refuse(headers, slots, self._settings(hypers, loss_scale), failure)
         if changed:
             self._refresh(changed)
 
@@ -237,17 +246,18 @@ class Transaction:
             return ConfigurationError(f"a hyper-parameter is missing or of the wrong kind ({error!r}): {given}")
         return None
 
-    def _settings(self, hypers: Sequence[Hyper]) -> str:
-        """The hyper-parameters of all groups, in words that are the same for the same numbers."""
+    def _settings(self, hypers: Sequence[Hyper], loss_scale: float | None) -> str:
+        """The hyper-parameters of all groups and the loss scale, in words that are the same for the same numbers."""
         names = self._rule.hyper_names
         plain = [{n: h[n].item() if isinstance(h[n], Tensor) else h[n] for n in names if n in h} for h in hypers]
-        return "; ".join(f"group {index}: {group}" for index, group in enumerate(plain))
+        words = [f"group {index}: {group}" for index, group in enumerate(plain)]
+        return "; ".join(words if loss_scale is None else [*words, f"loss scale {loss_scale}"])
 
     def _refuse(
         self,
         headers: Sequence[Header],
         slots: Sequence[LiveSlot],
-        hypers: Sequence[Hyper],
+        settings: str,
         failure: AdameshError | None,
     ) -> None:
         """Raise, on every rank alike, if any rank's header says that this step cannot be made."""
@@ -264,11 +274,11 @@ class Transaction:
             self.reducer.settle()
             raise _decode(reasons)
         if any(header.settings != headers[0].settings for header in headers):
-            settings = self._mesh.world.exchange(self._settings(hypers).encode(), "settings")
+            found = self._mesh.world.exchange(settings.encode(), "settings")
             self.reducer.settle()
-            rank = next(rank for rank, text in enumerate(settings) if text != settings[0])
+            rank = next(rank for rank, text in enumerate(found) if text != found[0])
             raise ConfigurationError(
-                f"worker {rank} has hyper-parameters {settings[rank].decode()} and worker 0 {settings[0].decode()}; "
+                f"worker {rank} has hyper-parameters {found[rank].decode()} and worker 0 {found[0].decode()}; "
                 "slices of one parameter would be updated differently. Set them alike on all workers; a scheduler that "
                 "looks at the loss must be given the mean over workers"
             )
@@ -285,12 +295,12 @@ class Transaction:
 
     # -- exchange and vote -----------------------------------------------------------------------------------
 
-    def _drain(self, scale: float) -> float:
+    def _drain(self, used: set[int]) -> float:
         """Sum all buckets and vote; returns the squared norm of the mean gradient."""
         failure: Exception | None = None
         squares = 0.0
         try:
-            squares = self._meter.read(self.reducer.drain(scale))
+            squares = self._meter.read(self.reducer.drain(self._membership.weight, used))
         except CommunicationError:
             raise
         except Exception as error:  # told to the others by the vote, then raised
@@ -317,9 +327,10 @@ class Transaction:
                 if any(slot.place.param in used for slot in bucket.slots):
                     shard = self.shards[bucket.place.index]
                     shard.update(self._rule, hypers[bucket.place.group], used, coefficient)
-                    gathers.append((bucket, self._gather.launch(shard)))
+                    gathers.append((bucket, self._gather.launch(shard, used, self.step_number)))
+            self.reducer.commit()  # while the slices are on their way
             for bucket, work in gathers:
-                self._gather.land(bucket, work, used)
+                self._gather.land(bucket, work, used, self.step_number)
         except BaseException as error:
             self.broken = StateLost(
                 f"the commit of step {self.step_number} was cut short ({type(error).__name__}: {error}): some "

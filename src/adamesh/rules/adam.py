@@ -11,15 +11,12 @@ The arithmetic is torch's own fused kernel, which is why world size 1 is torch's
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch.optim.adam import adam
 
-from adamesh.errors import ConfigurationError
-from adamesh.rules.base import Hyper, Operands, Rule
+from adamesh.rules.base import FUSED_DEVICES, Hyper, Operands, Rule
+from adamesh.rules.checks import check_betas, check_lr_shape, check_not_negative
 
 __all__ = ["Adam"]
-
-_FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
 
 
 @dataclass(frozen=True)
@@ -34,20 +31,9 @@ class Adam(Rule):
         return ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if hyper["amsgrad"] else ("exp_avg", "exp_avg_sq")
 
     def check(self, hyper: Hyper) -> None:
-        if isinstance(hyper["lr"], torch.Tensor) and hyper["lr"].numel() != 1:
-            raise ConfigurationError(f"lr is a tensor of shape {tuple(hyper['lr'].shape)}: it must have one element")
-        for name in ("lr", "eps", "weight_decay"):
-            if not float(hyper[name]) >= 0.0:
-                raise ConfigurationError(
-                    f"{name}={hyper[name]} is out of range: it must be at least 0. Choose another {name}"
-                )
-        if len(hyper["betas"]) != 2:
-            raise ConfigurationError(f"betas={hyper['betas']} must be two numbers, as in (0.9, 0.999)")
-        for position, beta in enumerate(hyper["betas"]):
-            if not 0.0 <= float(beta) < 1.0:
-                raise ConfigurationError(
-                    f"betas[{position}]={beta} is out of range: it must be in [0, 1), as in betas=(0.9, 0.999)"
-                )
+        check_lr_shape(hyper)
+        check_not_negative(hyper, "lr", "eps", "weight_decay")
+        check_betas(hyper)
 
     def update(self, operands: Operands, hyper: Hyper) -> None:
         beta1, beta2 = hyper["betas"]
@@ -58,7 +44,7 @@ class Adam(Rule):
             operands.state["exp_avg_sq"],
             operands.state.get("max_exp_avg_sq", []),
             operands.steps,
-            fused=operands.params[0].device.type in _FUSED_DEVICES,
+            fused=operands.params[0].device.type in FUSED_DEVICES,
             decoupled_weight_decay=self.decoupled,
             amsgrad=hyper["amsgrad"],
             beta1=float(beta1),

@@ -2,15 +2,19 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-__all__ = ["Hyper", "Operands", "Rule"]
+__all__ = ["FUSED_DEVICES", "Hyper", "Operands", "Rule"]
 
 Hyper = Mapping[str, Any]
 """One ``param_groups`` entry: lr, betas, eps, ... as the user (or a scheduler) left it."""
+
+FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
+"""Where torch has fused kernels, for the rules that have one."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,8 @@ class Operands:
     state: Mapping[str, list[Tensor]]
     steps: list[Tensor]
     """Committed updates so far, a float32 scalar each; the rule adds one."""
+    scalars: Mapping[str, list[Tensor]] = field(default_factory=dict)
+    """The rule's own numbers per parameter, by name: a float32 scalar each, which the rule brings up to date."""
 
 
 class Rule(ABC):
@@ -29,6 +35,16 @@ class Rule(ABC):
 
     hyper_names: tuple[str, ...]
     """The entries of a parameter group that the rule reads: these must be the same on all ranks."""
+
+    scalars: ClassVar[Mapping[str, float]] = MappingProxyType({})
+    """Numbers kept per parameter beside the step count, and their values at the start.
+
+    They may depend on hyper-parameters and step counts only, so that they are the same on all ranks: a rank that
+    owns nothing of a parameter keeps them by updating an empty piece of it.
+    """
+
+    torch_counts_steps: ClassVar[bool] = True
+    """Whether torch's optimizer of this rule has a "step" in its state."""
 
     @abstractmethod
     def state_names(self, hyper: Hyper) -> Sequence[str]:

@@ -1,18 +1,21 @@
 """What a task is: data, model, loss and metrics. A task of your own is one file with a subclass of `Task`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
 
 from adamesh.data.split import Split
 
-__all__ = ["BinaryTask", "Splits", "Task", "TaskDefaults"]
+__all__ = ["BinaryTask", "Predicts", "Scored", "Splits", "Task", "TaskDefaults"]
 
 BatchT = TypeVar("BatchT")
+
+Scored = tuple[Tensor, Tensor]
+"""Logits (floating point, shape [n]; above 0: the positive class) and labels (0 or 1, shape [n])."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class Task(ABC, Generic[BatchT]):
     summary: ClassVar[str]
     """One line for ``adamesh tasks``."""
     defaults: ClassVar[TaskDefaults] = TaskDefaults()
+    sized_by_data: ClassVar[bool] = False
+    """`build_model` needs what `load_data` has found: the size of a vocabulary, say. Training loads first anyway."""
 
     @abstractmethod
     def build_model(self) -> nn.Module:
@@ -88,11 +93,33 @@ class Task(ABC, Generic[BatchT]):
 
 
 class BinaryTask(Task[BatchT]):
-    """A task of two classes: evaluation adds AUC, precision and recall, which are no sums over samples."""
+    """A task of two classes: evaluation adds AUC, precision, recall and log loss, also of parts and of rivals."""
 
     @abstractmethod
-    def scores(self, model: nn.Module, batch: BatchT) -> tuple[Tensor, Tensor]:
-        """Logits (floating point, shape [n]; above 0: the positive class) and labels (0 or 1, shape [n]).
+    def scores(self, model: nn.Module, batch: BatchT) -> Scored | Mapping[str, Scored]:
+        """Logits and labels, or several such pairs by name, always the same names.
+
+        A name is put before the metrics: "baseline" makes ``baseline_auc``; "" stands for the model itself. A
+        pair may have fewer samples than the batch, or none: so a part of the data is reported apart.
 
         Called without gradients and with the model in evaluation mode.
+        """
+
+
+class Predicts(ABC):
+    """What a task adds so that ``adamesh predict`` can use its trained models: inherit from it beside `Task`."""
+
+    @abstractmethod
+    def read_inputs(self, path: Path) -> Any:
+        """Read inputs without targets, in whatever form `predict` takes them.
+
+        Raises:
+            DataError: the file is missing, damaged, or not what it should be.
+        """
+
+    @abstractmethod
+    def predict(self, model: nn.Module, inputs: Any) -> Sequence[Mapping[str, Any]]:
+        """One record of plain values (numbers, texts, lists) for each input, in order.
+
+        Called without gradients and with the model in evaluation mode, on the CPU.
         """

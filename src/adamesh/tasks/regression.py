@@ -1,8 +1,10 @@
 """Linear regression with the mean squared error, on data that is generated for the run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -10,7 +12,7 @@ from torch.nn import functional
 from adamesh.data.seeds import derived_seed
 from adamesh.data.split import TensorSplit
 from adamesh.errors import DataError
-from adamesh.tasks.base import Splits, Task, TaskDefaults
+from adamesh.tasks.base import Predicts, Splits, Task, TaskDefaults
 
 __all__ = ["Regression"]
 
@@ -20,7 +22,7 @@ TEST_SAMPLES = 256
 NOISE = 0.1
 
 
-class Regression(Task[tuple[Tensor, Tensor]]):
+class Regression(Predicts, Task[tuple[Tensor, Tensor]]):
     """One target, mean squared error; a single linear layer."""
 
     name = "regression"
@@ -55,3 +57,19 @@ class Regression(Task[tuple[Tensor, Tensor]]):
         inputs, targets = batch
         error = model(inputs) - targets
         return {"loss": error.square().sum(), "absolute_error": error.abs().sum()}
+
+    def read_inputs(self, path: Path) -> Tensor:
+        """Numbers separated by commas, a sample a line."""
+        try:
+            rows = np.loadtxt(path, delimiter=",", ndmin=2, dtype=np.float32)
+        except FileNotFoundError as error:
+            raise DataError(f"{path}: no such file; give {FEATURES} numbers a line, separated by commas") from error
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: is no table of numbers: {error}") from error
+        if rows.shape[1] != FEATURES or not len(rows):
+            raise DataError(f"{path}: every line must have {FEATURES} numbers, not {rows.shape[1]}")
+        return torch.from_numpy(rows)
+
+    def predict(self, model: nn.Module, inputs: Tensor) -> Sequence[Mapping[str, Any]]:
+        """The target."""
+        return [{"target": target} for target in model(inputs).squeeze(1).tolist()]

@@ -1,4 +1,4 @@
-"""Is a model trained the same as with torch's Adam? The workers train, and the first one compares every step.
+"""Is a model trained the same as with torch's optimizer? The workers train, and the first one compares every step.
 
 Three things are compared: each worker's gradient with the one that torch computes in a single process for the
 same samples, the parameters with torch.optim's, and the workers' parameters with each other, bit by bit. The
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import adamesh
 from adamesh.data.seeds import derived_seed
+from adamesh.errors import Diverged
 from adamesh.tasks.catalog import find_task
 from adamesh.train.comparison import CheckReport, Comparison
 from adamesh.train.config import load_config, resolved
@@ -32,6 +33,9 @@ __all__ = ["REPORT", "check_worker", "main"]
 
 REPORT = "check.json"
 """The report's name in the folder of a check."""
+
+_MOST_DRIFT = 1e-2
+"""Of a parameter's largest value."""
 
 Tamper = Callable[[int, int, nn.Module], None]
 
@@ -83,7 +87,7 @@ class _Check:
         """Train and compare; the report is for the first worker. Collective."""
         run = self._run
         first = run.workers.is_first
-        judge = _Judge(run, self._parameters) if first else None
+        judge = _Judge(run, self._parameters, self._optimizer.needs_closure) if first else None
         step, failed = 0, 0
         while step < run.total_steps() and not failed:
             if tamper is not None:
@@ -119,24 +123,47 @@ class _Check:
 class _Judge:
     """The first worker's references, and how far everybody was from them."""
 
-    def __init__(self, run: Run, parameters: dict[str, nn.Parameter]) -> None:
+    def __init__(self, run: Run, parameters: dict[str, nn.Parameter], by_closure: bool) -> None:
+        self._by_closure = by_closure  # several gradients a step, of which none can be told from outside
         self._parameters = parameters
         self._reference, self._noisy = Reference(run, noise=0), Reference(run, noise=1)
         self.comparisons = {name: Comparison(name, p) for name, p in parameters.items()}
 
     def fails(self, step: int, gradients: list[list[Tensor]], digests: list[Tensor]) -> bool:
         """Compare step ``step``, from 1: gradients per parameter and rank, digests per rank."""
-        expected, noisy = self._reference.gradients(step - 1), self._noisy.gradients(step - 1)
-        self._reference.step(expected)
-        self._noisy.step(noisy)
+        if self._by_closure:
+            self._reference.step_by_closure(step - 1)
+            self._noisy.step_by_closure(step - 1)
+            self._require_comparable(step)
+        else:
+            self._step_on_mean(step, gradients)
         for index, (name, comparison) in enumerate(self.comparisons.items()):
             parameter = self._parameters[name]
-            right, other = ([_dense(g[name], parameter) for g in each] for each in (expected, noisy))
-            comparison.gradients(step, gradients[index], right, other)
             values = (parameter, self._reference.parameters[name], self._noisy.parameters[name])
             comparison.values(step, *(value.detach().cpu() for value in values))
             comparison.copies([int(by_rank[index]) for by_rank in digests])
         return any(comparison.report().complaints() for comparison in self.comparisons.values())
+
+    def _require_comparable(self, step: int) -> None:
+        """L-BFGS that diverges lets any rounding grow without bound: then everything would be within tolerance."""
+        for name, right in self._reference.parameters.items():
+            apart = float((right.detach() - self._noisy.parameters[name].detach()).abs().max()) if right.numel() else 0
+            largest = float(right.detach().abs().max()) if right.numel() else 0
+            if not apart <= _MOST_DRIFT * largest:
+                raise Diverged(
+                    f"in step {step} rounding alone moves {name}, of {largest:.1e} at the most, by {apart:.1e} in "
+                    "torch's own run: there is nothing to compare with. Compare fewer steps, set optim.line_search_fn "
+                    'to "strong_wolfe", or lower optim.lr'
+                )
+
+    def _step_on_mean(self, step: int, gradients: list[list[Tensor]]) -> None:
+        """Both references take a step, after every worker's gradient has been compared with theirs."""
+        expected, noisy = self._reference.gradients(step - 1), self._noisy.gradients(step - 1)
+        self._reference.step(expected)
+        self._noisy.step(noisy)
+        for index, (name, comparison) in enumerate(self.comparisons.items()):
+            right, other = ([_dense(g[name], self._parameters[name]) for g in each] for each in (expected, noisy))
+            comparison.gradients(step, gradients[index], right, other)
 
 
 def _comparable(config: RunConfig) -> RunConfig:

@@ -16,8 +16,8 @@ from torch import nn
 
 import adamesh
 from adamesh.checkpoint.manifest import MANIFEST
+from adamesh.checkpoint.stateful import StatefulOptimizer
 from adamesh.errors import CheckpointError
-from adamesh.optimizer import MeshOptimizer
 from adamesh.train.files import write_whole
 from adamesh.train.workers import Workers
 
@@ -73,7 +73,7 @@ class CheckpointFolder:
         if workers.is_first:
             folder.mkdir(parents=True, exist_ok=True)
 
-    def save(self, step: int, model: nn.Module, optimizer: MeshOptimizer, extra: Mapping[str, Any]) -> CheckpointId:
+    def save(self, step: int, model: nn.Module, optimizer: StatefulOptimizer, extra: Mapping[str, Any]) -> CheckpointId:
         """Write a checkpoint, make it the latest, remove the oldest. Collective."""
         attempt = self._free_attempt(step) if self._workers.is_first else 0
         saved = CheckpointId(step, *self._workers.from_first([attempt]))
@@ -83,7 +83,7 @@ class CheckpointFolder:
             self._prune()
         return saved
 
-    def load_newest(self, model: nn.Module, optimizer: MeshOptimizer) -> Loaded | None:
+    def load_newest(self, model: nn.Module, optimizer: StatefulOptimizer) -> Loaded | None:
         """Load the latest checkpoint, or the one before where that is damaged; None without any. Collective.
 
         Raises:

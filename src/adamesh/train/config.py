@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from adamesh.errors import ConfigurationError
 from adamesh.tasks.base import Task
-from adamesh.train.settings import OptimSettings, PlanSettings, RunConfig, ScheduleSettings
+from adamesh.train.settings import OptimSettings, PlanSettings, RunConfig, ScheduleKind, ScheduleSettings
 
 __all__ = [
     "OptimSettings",
@@ -64,22 +64,22 @@ def resolved(config: RunConfig, task: Task[Any]) -> RunConfig:
     steps, epochs = config.steps, config.epochs
     if steps is None and epochs is None:
         steps, epochs = defaults.steps, defaults.epochs
-    optim, schedule = config.optim, config.schedule
-    weight_decay = _first(optim.weight_decay, defaults.weight_decay, 1e-2 if optim.rule == "adamw" else 0.0)
+    schedule = config.schedule
     # A default comes from a task's file, perhaps a user's; it is checked as a configuration's would be.
-    kind = _value(schedule.kind or defaults.schedule, Literal["constant", "cosine"], "schedule.kind")
+    kind = _value(schedule.kind or defaults.schedule, ScheduleKind, "schedule.kind")
+    # The rise of a cycle is a part of it: a warm-up that was meant for another schedule says nothing of it.
+    warmup_steps = 0 if kind == "one-cycle" != defaults.schedule else defaults.warmup_steps
     return dataclasses.replace(
         config,
         task=str(Path(config.task).resolve()) if config.task.endswith(".py") else config.task,
         data=None if config.data is None else config.data.resolve(),
+        weights=None if config.weights is None else config.weights.resolve(),
         out=None if config.out is None else config.out.resolve(),
         steps=steps,
         epochs=epochs,
         batch_size=_first(config.batch_size, defaults.batch_size),
-        optim=dataclasses.replace(optim, lr=_first(optim.lr, defaults.lr), weight_decay=weight_decay),
-        schedule=dataclasses.replace(
-            schedule, kind=kind, warmup_steps=_first(schedule.warmup_steps, defaults.warmup_steps)
-        ),
+        optim=config.optim.filled(defaults.lr, defaults.weight_decay),
+        schedule=dataclasses.replace(schedule, kind=kind, warmup_steps=_first(schedule.warmup_steps, warmup_steps)),
     )
 
 

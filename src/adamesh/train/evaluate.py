@@ -37,11 +37,13 @@ def evaluate(run: Run, model: nn.Module, split: Split[Any]) -> dict[str, float]:
             for name, value in _sums(task, model, batch).items():
                 sums[name] = sums.get(name, 0.0) + value
             if isinstance(task, BinaryTask):
-                ranking.add(*task.scores(model, batch))
+                ranking.add(task.scores(model, batch))
         if not sums:
             # More workers than samples: this one still needs the names, to take part in the sum.
             batch = to_device(split.batch(torch.zeros(1, dtype=torch.int64)), device)
             sums = dict.fromkeys(_sums(task, model, batch), 0.0)
+            if isinstance(task, BinaryTask):
+                ranking.add_nothing(task.scores(model, batch))
     model.train()
     names = sorted(sums)
     totals = workers.sum([sums[name] for name in names])

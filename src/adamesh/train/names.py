@@ -1,23 +1,69 @@
 """The one place where names of the configuration file become objects of the library."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
 import adamesh
+from adamesh.codecs.base import Codec
+from adamesh.codecs.coding import Coding
+from adamesh.lbfgs import LBFGS
 from adamesh.optimizer import MeshOptimizer
-from adamesh.train.settings import OptimSettings, PlanSettings
+from adamesh.train.rules import RULES
+from adamesh.train.settings import OptimSettings, PlanSettings, RunConfig
 
-__all__ = ["build_optimizer", "build_plan"]
+__all__ = ["AnyOptimizer", "build_optimizer", "build_plan", "build_torchs", "build_wire", "check_wire"]
+
+AnyOptimizer = MeshOptimizer | LBFGS
+
+_CODECS: dict[str, Callable[[], Codec]] = {
+    "bf16": lambda: adamesh.Cast(torch.bfloat16),
+    "fp16": lambda: adamesh.Cast(torch.float16),
+    "int8": adamesh.Int8,
+    "int4": adamesh.Int4,
+    "sign": adamesh.Sign,
+}
+
+
+def build_wire(settings: PlanSettings) -> adamesh.Wire:
+    """The wire that [plan] describes; not checked."""
+    up, across = (_coding(name, settings.exact_steps, held_back=True) for name in (settings.up, settings.across))
+    return adamesh.Wire(up=up, down=_coding(settings.down, settings.exact_steps, held_back=False), across=across)
+
+
+def check_wire(config: RunConfig, world_size: int) -> None:
+    """Refuse codecs that are unsound in this run, before any worker is started.
+
+    Raises:
+        IncompatiblePlan: they are.
+    """
+    wire = build_wire(config.plan)
+    wire.check()
+    wire.check_mesh(config.plan.islands, world_size // config.plan.islands)
+    wire.check_group({"betas": config.optim.betas})
+
+
+def _coding(name: str, exact_steps: int, *, held_back: bool) -> Coding | None:
+    """What a name stands for: with feedback if the codec needs it and it is to be ``held_back``."""
+    if name == "exact":
+        return None
+    kind, _, number = name.partition("-")
+    coding: Codec | adamesh.Feedback | adamesh.LowRank
+    if kind == "lowrank":
+        coding = adamesh.LowRank(int(number))
+    else:
+        codec = adamesh.TopK(float(number)) if kind == "topk" else _CODECS[name]()
+        coding = adamesh.Feedback(codec) if held_back and codec.needs_feedback else codec
+    return adamesh.Warmup(coding, exact_steps) if exact_steps else coding
 
 
 def build_plan(settings: PlanSettings, device: torch.device, world_size: int) -> adamesh.Plan:
     """The plan that [plan] describes. Collective where there are several islands."""
-    # The names were checked when the settings were made; each has one meaning so far.
     plan = adamesh.Plan(
+        wire=build_wire(settings),
         sync=adamesh.EveryStep(),
         max_grad_norm=settings.max_grad_norm,
         overlap=settings.overlap,
@@ -32,17 +78,16 @@ def build_plan(settings: PlanSettings, device: torch.device, world_size: int) ->
 
 def build_optimizer(
     settings: OptimSettings, named_parameters: Iterable[tuple[str, nn.Parameter]], plan: adamesh.Plan
-) -> MeshOptimizer:
+) -> AnyOptimizer:
     """The optimizer that the resolved [optim] describes. Collective: the first worker's parameters win."""
-    assert settings.lr is not None
-    assert settings.weight_decay is not None
-    rule = adamesh.AdamW if settings.rule == "adamw" else adamesh.Adam
-    return rule(
-        named_parameters,
-        lr=settings.lr,
-        betas=settings.betas,
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-        amsgrad=settings.amsgrad,
-        plan=plan,
-    )
+    build = getattr(adamesh, RULES[settings.rule].class_name)
+    optimizer: AnyOptimizer = build(named_parameters, **settings.numbers(), plan=plan)
+    return optimizer
+
+
+def build_torchs(settings: OptimSettings, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+    """Torch's own optimizer of the same rule and numbers, in one process."""
+    build = getattr(torch.optim, RULES[settings.rule].class_name)
+    fused = {"fused": True} if settings.rule in ("adamw", "adam") else {}
+    optimizer: torch.optim.Optimizer = build(list(parameters), **settings.numbers(), **fused)
+    return optimizer

@@ -7,6 +7,7 @@ from adamesh.train.metrics import MetricsFile
 from adamesh.train.progress import Display
 from adamesh.train.run import Run, Totals
 from adamesh.train.summary import Summary
+from adamesh.train.tensorboard import TensorBoard
 
 __all__ = ["Recorder"]
 
@@ -23,6 +24,7 @@ class Recorder:
         self._run = run
         self._display = display
         self._metrics: MetricsFile | None = None
+        self._tensorboard: TensorBoard | None = None
         self._steps = 0
         self._bytes_up = 0.0
         self._bytes_down = 0.0
@@ -32,6 +34,8 @@ class Recorder:
         run = self._run
         if run.workers.is_first:
             self._metrics = MetricsFile(run.folder / "metrics.jsonl", totals.steps)
+            if run.config.tensorboard:
+                self._tensorboard = TensorBoard(run.folder / "tensorboard", totals.steps)
         total_steps, sampler = run.total_steps(), run.sampler()
         epochs = total_steps / sampler.steps_per_epoch
         header = [
@@ -39,6 +43,7 @@ class Recorder:
             ("data", run.splits.source),
             ("workers", f"{run.workers.size} on {run.device.type}"),
             ("model", f"{param_count:,} parameters"),
+            ("rule", run.config.optim.described()),
             ("steps", f"{total_steps:,} of {sampler.batch_size:,} samples ({epochs:.3g} epochs)"),
             ("folder", str(run.folder)),
         ]
@@ -52,18 +57,20 @@ class Recorder:
         loss = float("nan") if totals.loss is None else totals.loss
         last = totals.steps == self._run.total_steps()
         if self._metrics is not None and (last or totals.steps % self._run.config.log_every == 0):
-            self._metrics.write({"step": totals.steps, "loss": loss, **numbers, "samples": totals.samples})
+            self._write({"step": totals.steps, "loss": loss, **numbers, "samples": totals.samples})
         shown = {"loss": loss, "lr": numbers["lr"], "samples/s": totals.samples / totals.step_seconds}
         self._display.step(totals.steps, shown)
 
-    def evaluation(self, totals: Totals) -> None:
-        """An evaluation is done."""
+    def evaluation(self, totals: Totals, train: Mapping[str, float]) -> None:
+        """An evaluation is done; ``train`` has the same on the training data, as far as it is known."""
+        epochs = totals.samples / len(self._run.splits.train)
         if self._metrics is not None:
             metrics = {f"eval_{name}": value for name, value in totals.evaluation.items()}
-            self._metrics.write({"step": totals.steps, "samples": totals.samples, **metrics})
-        values = "  ".join(f"{name} {value:.4f}" for name, value in totals.evaluation.items())
-        epochs = totals.samples / len(self._run.splits.train)
-        self._display.say(f"step {totals.steps}, epoch {epochs:.3g}: test {values}")
+            self._write({"step": totals.steps, "epoch": epochs, "samples": totals.samples, **train, **metrics})
+        tested = "  ".join(f"{name} {value:.4f}" for name, value in totals.evaluation.items())
+        trained = "  ".join(f"{name.removeprefix('train_')} {value:.4f}" for name, value in train.items())
+        training = f"training {trained}  " if trained else ""
+        self._display.say(f"step {totals.steps}, epoch {epochs:.3g}: {training}test {tested}")
 
     def event(self, step: int, kind: str, message: str) -> None:
         """Something else happened."""
@@ -85,6 +92,14 @@ class Recorder:
         self._display.end()
         if self._metrics is not None:
             self._metrics.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+    def _write(self, record: Mapping[str, float]) -> None:
+        assert self._metrics is not None
+        self._metrics.write(record)
+        if self._tensorboard is not None:
+            self._tensorboard.write(record)
 
     def conclude(self, summary: Summary) -> None:
         """Leave the summary; a start that found nothing left to do keeps that of the start before."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from adamesh.data.sampler import share
 from adamesh.data.seeds import derived_seed
 from adamesh.train.evaluate import to_device
+from adamesh.train.names import build_torchs
 from adamesh.train.run import Run
 
 __all__ = ["Reference"]
@@ -16,7 +17,7 @@ Gradients = Mapping[str, Tensor | None]
 
 
 class Reference:
-    """torch.optim's own Adam or AdamW on the mean of the workers' gradients.
+    """torch.optim's own optimizer of the run's rule on the mean of the workers' gradients.
 
     Args:
         run: what is trained; its learning rate is constant, and nothing is cut into micro-batches.
@@ -35,32 +36,31 @@ class Reference:
         self._disturb(self.parameters.values())
         self._masters = {name: _master(p) for name, p in self.parameters.items() if p.requires_grad}
         self._share_parameters()
-        self._optimizer = self._build_optimizer()
+        self._optimizer = build_torchs(run.config.optim, self._masters.values())
+        self._loss = 0.0
 
     def gradients(self, step: int) -> list[Gradients]:
         """What each worker, by rank, should find in its parameters' ``grad`` at this step."""
         config, size = self._run.config, self._run.workers.size
         batch = self._sampler.global_batch(step)
         found: list[Gradients] = []
+        self._loss = 0.0
         for rank, model in enumerate(self._models):
             torch.manual_seed(derived_seed("step", config.seed, step, rank))
             start, stop = share(len(batch), rank, size)
             if stop > start:
                 samples = to_device(self._run.splits.train.batch(batch[start:stop]), self._run.device)
                 weight = (stop - start) / len(batch)
-                (self._run.task.loss(model, samples) * weight * size).backward()
+                loss_share = self._run.task.loss(model, samples) * weight
+                (loss_share * size).backward()
+                self._loss += float(loss_share.detach())
             found.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
             model.zero_grad(set_to_none=True)
         return found
 
     def step(self, gradients: list[Gradients]) -> None:
         """Update on the mean of the workers' gradients, as torch does it in one process."""
-        for name, master in self._masters.items():
-            present = [g[name] for g in gradients]
-            # A parameter that some workers use counts as zeros on the others; one that none uses is left alone.
-            used = [g.to(master.dtype) for g in present if g is not None]
-            master.grad = torch.stack(used).sum(0) / len(present) if used else None
-        self._disturb(master.grad for master in self._masters.values() if master.grad is not None)
+        self._average(gradients)
         if self._run.config.plan.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self._masters.values(), self._run.config.plan.max_grad_norm)
         self._optimizer.step()
@@ -68,24 +68,31 @@ class Reference:
         self._optimizer.zero_grad()
         self._share_parameters()
 
+    def step_by_closure(self, step: int) -> None:
+        """As torch does it with a rule that evaluates several times in step ``step``."""
+
+        def closure() -> float:
+            self._optimizer.zero_grad()
+            self._share_parameters()
+            self._average(self.gradients(step))
+            return self._loss
+
+        self._optimizer.step(closure)
+        self._optimizer.zero_grad()
+        self._share_parameters()
+
+    def _average(self, gradients: list[Gradients]) -> None:
+        """The masters' gradients: the mean of the workers'."""
+        for name, master in self._masters.items():
+            present = [g[name] for g in gradients]
+            # A parameter that some workers use counts as zeros on the others; one that none uses is left alone.
+            used = [g.to(master.dtype) for g in present if g is not None]
+            master.grad = torch.stack(used).sum(0) / len(present) if used else None
+        self._disturb(master.grad for master in self._masters.values() if master.grad is not None)
+
     def _build(self) -> nn.Module:
         torch.manual_seed(derived_seed("model", self._run.config.seed))
         return self._run.task.build_model().to(self._run.device).train()
-
-    def _build_optimizer(self) -> torch.optim.Optimizer:
-        optim = self._run.config.optim
-        assert optim.lr is not None
-        assert optim.weight_decay is not None
-        rule = torch.optim.AdamW if optim.rule == "adamw" else torch.optim.Adam
-        return rule(
-            list(self._masters.values()),
-            lr=optim.lr,
-            betas=optim.betas,
-            eps=optim.eps,
-            weight_decay=optim.weight_decay,
-            amsgrad=optim.amsgrad,
-            fused=True,
-        )
 
     @torch.no_grad()
     def _share_parameters(self) -> None:

@@ -57,8 +57,13 @@ class Totals:
     seconds: float = 0.0
     """In the training loop, evaluations and checkpoints included."""
     step_seconds: float = 0.0
+    data_wait_seconds: float = 0.0
+    """Spent in steps, waiting for samples; of this worker."""
     loss: float | None = None
     """Training loss of the last step."""
+    recent_loss: float = 0.0
+    """Training losses since the last evaluation, added up."""
+    recent_steps: int = 0
     evaluation: dict[str, float] = field(default_factory=dict)
     """The last evaluation's metrics."""
 

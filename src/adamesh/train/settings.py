@@ -4,16 +4,28 @@ The records mirror the configuration file: `RunConfig` is its top level, the oth
 means "the task's default", or "off", as each field says.
 """
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, fields
 from math import inf
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from adamesh.errors import ConfigurationError
+from adamesh.train.rules import RULES, RuleName
 
-__all__ = ["CODEC_NAMES", "SCHEDULE_NAMES", "OptimSettings", "PlanSettings", "RunConfig", "ScheduleSettings"]
+__all__ = [
+    "CODEC_NAMES",
+    "SCHEDULE_NAMES",
+    "OptimSettings",
+    "PlanSettings",
+    "RunConfig",
+    "ScheduleKind",
+    "ScheduleSettings",
+]
 
-CODEC_NAMES = ("exact",)
+ScheduleKind = Literal["constant", "cosine", "linear", "step", "one-cycle"]
+CODEC_NAMES = ("exact", "bf16", "fp16", "int8", "int4", "sign", "topk-0.01", "lowrank-4")
+"""The last two stand for any density and any rank."""
 SCHEDULE_NAMES = ("every-step",)
 
 
@@ -36,43 +48,132 @@ def _require_name(key: str, name: str, known: tuple[str, ...]) -> None:
     _require(name in known, key, repr(name), f"must be one of {', '.join(map(repr, known))}")
 
 
+def _require_codec(key: str, name: str) -> None:
+    kind, _, number = name.partition("-")
+    is_density = kind == "topk" and re.fullmatch(r"0?\.\d+|1(\.0*)?", number) is not None and float(number) > 0
+    is_rank = kind == "lowrank" and re.fullmatch(r"[1-9]\d*", number) is not None
+    if not is_density and not is_rank:
+        _require(name in CODEC_NAMES, key, repr(name), f"must be one of {', '.join(map(repr, CODEC_NAMES))}")
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return "/".join(map(_plain, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 @dataclass(frozen=True)
 class OptimSettings:
-    """[optim]: the update rule and its numbers."""
+    """[optim]: the update rule and its numbers. A number that the rule does not take is refused."""
 
-    rule: Literal["adamw", "adam"] = "adamw"
-    """adamw: decoupled weight decay; adam: weight decay as an L2 term."""
+    rule: RuleName = "adamw"
+    """adamw: decoupled weight decay; adam: weight decay as an L2 term; nadam: Nesterov's momentum in Adam; sgd;
+    adadelta; lbfgs: several evaluations a step."""
     lr: float | None = None
-    """The learning rate that the schedule scales; not set: the task's."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of the first and of the second moment."""
-    eps: float = 1e-8
-    """Added to the root of the second moment."""
+    """The learning rate that the schedule scales; not set: the task's, which is for adamw, adam and nadam, and
+    torch's own default for the other rules."""
+    betas: tuple[float, float] | None = None
+    """adamw, adam, nadam: decay of the first and of the second moment."""
+    eps: float | None = None
+    """adamw, adam, nadam, adadelta: keeps what is divided by away from 0."""
     weight_decay: float | None = None
-    """Not set: the task's, or else torch's own default for the rule."""
+    """All but lbfgs; not set: as lr."""
     amsgrad: bool = False
-    """Divide by the largest second moment so far."""
+    """adamw, adam: divide by the largest second moment so far."""
+    momentum_decay: float | None = None
+    """nadam: how fast its momentum warms up."""
+    decoupled_weight_decay: bool = False
+    """nadam: weight decay as AdamW has it."""
+    momentum: float | None = None
+    """sgd: share of the last step that is taken again."""
+    dampening: float | None = None
+    """sgd: share of the gradient that momentum leaves out."""
+    nesterov: bool = False
+    """sgd: Nesterov's momentum."""
+    rho: float | None = None
+    """adadelta: decay of both averages."""
+    max_iter: int | None = None
+    """lbfgs: iterations in a step."""
+    history_size: int | None = None
+    """lbfgs: past steps that approximate the curvature."""
+    tolerance_grad: float | None = None
+    """lbfgs: a step ends when no element of the gradient is larger."""
+    tolerance_change: float | None = None
+    """lbfgs: a step ends when parameters or loss change by less."""
+    line_search_fn: Literal["strong_wolfe"] | None = None
+    """lbfgs: how far to go; not set: lr times the direction."""
 
     def __post_init__(self) -> None:
+        _require_name("optim.rule", self.rule, tuple(RULES))
         _require_at_least("optim.lr", self.lr, 0)
-        for beta in self.betas:
-            _require(0 <= beta < 1, "optim.betas", list(self.betas), "each must be at least 0 and below 1")
-        _require_at_least("optim.eps", self.eps, 0)
-        _require_at_least("optim.weight_decay", self.weight_decay, 0)
+        for beta in self.betas or ():
+            _require(0 <= beta < 1, "optim.betas", list(self.betas or ()), "each must be at least 0 and below 1")
+        for key in ("eps", "weight_decay", "momentum_decay", "momentum", "tolerance_grad", "tolerance_change"):
+            _require_at_least(f"optim.{key}", getattr(self, key), 0)
+        for key in ("max_iter", "history_size"):
+            _require_at_least(f"optim.{key}", getattr(self, key), 1)
+        _require(self.rho is None or 0 <= self.rho <= 1, "optim.rho", self.rho, "must lie in 0 to 1")
+        self._require_fitting()
+        if self.nesterov:
+            _require(bool(self.momentum), "optim.nesterov", "true", "needs optim.momentum above 0, as in 0.9")
+            _require(not self.dampening, "optim.nesterov", "true", f"needs optim.dampening = 0, not {self.dampening}")
+
+    def _require_fitting(self) -> None:
+        """Every number that was given is one of the rule's."""
+        for field_ in fields(self):
+            value = getattr(self, field_.name)
+            if field_.name == "rule" or value == field_.default or field_.name in RULES[self.rule].defaults:
+                continue
+            takers = [name for name, rule in RULES.items() if field_.name in rule.defaults]
+            raise ConfigurationError(
+                f"optim.{field_.name} = {value}: belongs to {', '.join(takers)}, and optim.rule is "
+                f"{self.rule!r}; leave it out, or choose another rule"
+            )
+
+    def filled(self, task_lr: float, task_weight_decay: float | None) -> "OptimSettings":
+        """With every number of the rule: as given, else the task's where they are for such a rule, else torch's."""
+        rule = RULES[self.rule]
+        defaults = dict(rule.defaults)
+        if rule.like_adam:
+            defaults["lr"] = task_lr
+            if task_weight_decay is not None:
+                defaults["weight_decay"] = task_weight_decay
+        given = {key: value for key, value in self.numbers().items() if value is not None}
+        return OptimSettings(rule=self.rule, **(defaults | given))
+
+    def numbers(self) -> dict[str, Any]:
+        """What the rule's optimizer is built with."""
+        return {key: getattr(self, key) for key in RULES[self.rule].defaults}
+
+    def described(self) -> str:
+        """One line for the run's header."""
+        numbers = {key: value for key, value in self.numbers().items() if value is not None}
+        return f"{self.rule}: {', '.join(f'{key} {_plain(value)}' for key, value in numbers.items())}"
 
 
 @dataclass(frozen=True)
 class ScheduleSettings:
     """[schedule]: how the learning rate changes over the run."""
 
-    kind: Literal["constant", "cosine"] | None = None
-    """Not set: the task's."""
+    kind: ScheduleKind | None = None
+    """constant, cosine, linear, step (a factor every so many steps) or one-cycle; not set: the task's."""
     warmup_steps: int | None = None
-    """Steps over which the rate rises linearly to optim.lr; not set: the task's."""
+    """Steps over which the rate rises linearly to optim.lr; not set: the task's. one-cycle: the steps that its own
+    rise takes; not set: three tenths of the run."""
     final_factor: float = 0.0
-    """The share of optim.lr that is left at the end of a cosine."""
+    """The share of optim.lr that is left at the end of a cosine or a line."""
+    step_every: int | None = None
+    """step: how many steps each rate lasts; not set: a third of the run."""
+    step_factor: float = 0.1
+    """step: what the rate is multiplied by then."""
 
     def __post_init__(self) -> None:
+        if self.kind is not None:
+            _require_name("schedule.kind", self.kind, get_args(ScheduleKind))
+        _require_at_least("schedule.step_every", self.step_every, 1)
+        _require(0 < self.step_factor <= 1, "schedule.step_factor", self.step_factor, "must be above 0, at most 1")
         _require_at_least("schedule.warmup_steps", self.warmup_steps, 0)
         factor = self.final_factor
         _require(0 <= factor <= 1, "schedule.final_factor", factor, "must lie in 0 to 1")
@@ -85,9 +186,14 @@ class PlanSettings:
     islands: int = 1
     """Groups of workers that hold whole copies of the optimizer state; it is cut inside each group."""
     up: str = "exact"
-    """Codec of the gradients on their way to their owners."""
+    """Codec of the gradients on their way to their owners: exact, bf16, fp16, int8, int4, sign, topk-0.01 (any share),
+    lowrank-4 (any rank); with error feedback where the codec needs it."""
     down: str = "exact"
-    """Codec of the parameters on their way back."""
+    """Codec of the parameters' changes on their way back."""
+    across: str = "exact"
+    """Codec of the gradients between islands, there and back."""
+    exact_steps: int = 0
+    """Steps at the start in which nothing is coded."""
     sync: str = "every-step"
     """When islands agree."""
     max_grad_norm: float | None = None
@@ -104,8 +210,9 @@ class PlanSettings:
         _require_positive("plan.max_grad_norm", self.max_grad_norm)
         _require_positive("plan.bucket_mb", self.bucket_mb)
         _require_positive("plan.timeout_s", self.timeout_s)
-        _require_name("plan.up", self.up, CODEC_NAMES)
-        _require_name("plan.down", self.down, CODEC_NAMES)
+        for key in ("up", "down", "across"):
+            _require_codec(f"plan.{key}", getattr(self, key))
+        _require_at_least("plan.exact_steps", self.exact_steps, 0)
         _require_name("plan.sync", self.sync, SCHEDULE_NAMES)
 
 
@@ -117,6 +224,8 @@ class RunConfig:
     """A built-in task's name, or the path of a Python file that defines one."""
     data: Path | None = None
     """The task's data; not set: data that ships with adamesh, or is generated."""
+    weights: Path | None = None
+    """A safetensors file to start the model from; not set: it is initialised anew."""
     out: Path | None = None
     """The run's folder; not set: runs/<time>-<task>."""
     seed: int = 0
@@ -143,6 +252,20 @@ class RunConfig:
     """Steps between checkpoints; not set: every epoch, but at most 10 times a run."""
     keep_checkpoints: int = 3
     """How many of the newest checkpoints stay."""
+    keep_best: bool = True
+    """Keep the checkpoint of the best evaluation too, in best/."""
+    best_metric: str = "loss"
+    """The test metric that tells which evaluation is the best."""
+    best_is: Literal["highest", "lowest"] | None = None
+    """Not set: the highest for accuracy, auc, precision and recall, else the lowest."""
+    patience: int | None = None
+    """Stop after so many evaluations without a better one; not set: off."""
+    eval_train: bool = False
+    """Evaluate on the training data too, each time."""
+    prefetch: int = 2
+    """Steps for which data are prepared ahead, beside the training; 0: none."""
+    tensorboard: bool = False
+    """Write the curves for TensorBoard too, in tensorboard/; needs adamesh[tensorboard]."""
     tolerance: float | None = None
     """Stop once the gradient norm varies by less than this share of itself; not set: off."""
     tolerance_steps: int = 10
@@ -159,6 +282,8 @@ class RunConfig:
         counts = ("nproc", "steps", "epochs", "batch_size", "micro_batches", "log_every", "eval_every")
         for key in (*counts, "checkpoint_every", "keep_checkpoints"):
             _require_at_least(key, getattr(self, key), 1)
+        _require_at_least("prefetch", self.prefetch, 0)
+        _require_at_least("patience", self.patience, 1)
         _require_positive("tolerance", self.tolerance)
         _require_at_least("tolerance_steps", self.tolerance_steps, 2)
 

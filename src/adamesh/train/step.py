@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from adamesh.data.sampler import share
 from adamesh.data.seeds import derived_seed
-from adamesh.optimizer import MeshOptimizer
 from adamesh.train.evaluate import to_device
+from adamesh.train.loader import Loader, Part, StepData
+from adamesh.train.names import AnyOptimizer
 from adamesh.train.run import Run
 from adamesh.train.schedules import lr_factor
 
@@ -25,6 +25,8 @@ class LocalStep:
     """Of the global batch, over all workers."""
     lr: float
     """Of the first parameter group."""
+    data_wait_s: float
+    """Seconds that this worker waited for its samples."""
 
 
 class Stepper:
@@ -36,46 +38,61 @@ class Stepper:
         optimizer: of the model's parameters, not loaded yet: its learning rates are the initial ones.
     """
 
-    def __init__(self, run: Run, model: nn.Module, optimizer: MeshOptimizer) -> None:
+    def __init__(self, run: Run, model: nn.Module, optimizer: AnyOptimizer) -> None:
         self._run = run
         self._model = model
         self._optimizer = optimizer
-        self._sampler = run.sampler()
+        self._loader = Loader(run)
         self._total_steps = run.total_steps()
         self._initial_lrs = [group["lr"] for group in optimizer.param_groups]
 
     def take(self, step: int) -> LocalStep:
         """Forward, backward and update on this worker's samples of step ``step``, from 0. Collective."""
         config, workers = self._run.config, self._run.workers
-        # Dropout and augmentation draw from a stream of this step's own: nothing of it needs saving.
-        torch.manual_seed(derived_seed("step", config.seed, step, workers.rank))
         factor = lr_factor(config.schedule, step, self._total_steps)
         for group, initial_lr in zip(self._optimizer.param_groups, self._initial_lrs, strict=True):
             group["lr"] = initial_lr * factor
-        batch = self._sampler.global_batch(step)
-        start, stop = share(len(batch), workers.rank, workers.size)
-        loss_share = self._accumulate(batch[start:stop], len(batch))
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        return LocalStep(loss_share, samples=len(batch), lr=self._optimizer.param_groups[0]["lr"])
+        data = self._loader.take(step)
 
-    def _accumulate(self, indices: Tensor, global_samples: int) -> float:
+        def evaluate() -> float:
+            # Dropout draws from a stream of this step's own: nothing of it needs saving, and a rule that evaluates
+            # several times gets the same function each time.
+            torch.manual_seed(derived_seed("step", config.seed, step, workers.rank))
+            return self._accumulate(data)
+
+        def closure() -> float:
+            self._optimizer.zero_grad()
+            return evaluate() * workers.size  # the optimizer averages over workers
+
+        if self._optimizer.needs_closure:
+            loss_share = self._optimizer.step(closure) / workers.size
+        else:
+            loss_share = evaluate()
+            self._optimizer.step()
+        self._optimizer.zero_grad()
+        lr = self._optimizer.param_groups[0]["lr"]
+        return LocalStep(loss_share, samples=data.global_samples, lr=lr, data_wait_s=data.waited_s)
+
+    def close(self) -> None:
+        """No more steps will be taken."""
+        self._loader.close()
+
+    def _accumulate(self, data: StepData) -> float:
         """Backward over this worker's samples; a worker without any leaves it out, which counts as zeros."""
-        parts = [part for part in indices.tensor_split(self._run.config.micro_batches) if len(part)]
         loss_share = torch.zeros((), device=self._run.device)
-        for part in parts[:-1]:
+        for part in data.parts[:-1]:
             with self._optimizer.no_sync():
-                loss_share += self._backward(part, global_samples)
-        for part in parts[-1:]:
-            loss_share += self._backward(part, global_samples)
+                loss_share += self._backward(part, data.global_samples)
+        for part in data.parts[-1:]:
+            loss_share += self._backward(part, data.global_samples)
         return float(loss_share)
 
-    def _backward(self, indices: Tensor, global_samples: int) -> Tensor:
+    def _backward(self, part: Part, global_samples: int) -> Tensor:
         run = self._run
-        batch = to_device(run.splits.train.batch(indices), run.device)
+        batch = to_device(part.batch, run.device)
         with torch.autocast(run.device.type, torch.bfloat16, enabled=run.config.precision == "bf16"):
             loss = run.task.loss(self._model, batch)
-        loss_share = loss * (len(indices) / global_samples)
+        loss_share = loss * (part.samples / global_samples)
         # The optimizer averages over workers; times their number, that is the sum of the shares.
         (loss_share * run.workers.size).backward()
         return loss_share.detach().float()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from adamesh.train.events import Event
 from adamesh.train.files import json_line, write_whole
@@ -27,6 +27,8 @@ class Summary:
     """In the training loop, evaluations and checkpoints included."""
     samples_per_s: float
     """Over the time spent in steps."""
+    data_wait_share: float
+    """Of the time spent in steps, spent waiting for samples; the mean over workers."""
     state_bytes_per_rank: int
     """The largest over workers."""
     bytes_up_per_step: float
@@ -35,7 +37,9 @@ class Summary:
     param_count: int
     events: list[Event]
     config_hash: str
-    stopped: Literal["finished", "tolerance", "interrupted"]
+    best: Mapping[str, Any]
+    """The evaluation that was the best: ``metric``, ``value`` and ``step``."""
+    stopped: Literal["finished", "tolerance", "early-stop", "interrupted"]
 
     def write(self, path: Path) -> None:
         write_whole(path, json_line(asdict(self)) + "\n")
@@ -43,6 +47,7 @@ class Summary:
     def rows(self) -> list[tuple[str, str]]:
         """(label, value) for people."""
         evaluation = [(f"test {name.replace('_', ' ')}", f"{value:.4f}") for name, value in self.eval.items()]
+        best = self.best["value"]
         return [
             ("task", self.task),
             ("workers", str(self.world_size)),
@@ -50,8 +55,10 @@ class Summary:
             ("samples", f"{self.samples:,}"),
             ("training loss", "none" if self.final_loss is None else f"{self.final_loss:.4f}"),
             *evaluation,
+            *([] if best is None else [(f"best {self.best['metric']}", f"{best:.4f} at step {self.best['step']:,}")]),
             ("time", f"{self.seconds:.1f} s"),
             ("samples/s", f"{self.samples_per_s:,.0f}"),
+            ("waiting for data", f"{self.data_wait_share:.1%}"),
             ("parameters", f"{self.param_count:,}"),
             ("state per worker", _readable(self.state_bytes_per_rank)),
             ("sent up per step", _readable(self.bytes_up_per_step)),

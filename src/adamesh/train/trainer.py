@@ -9,6 +9,7 @@ import torch
 import adamesh
 from adamesh.data.seeds import derived_seed
 from adamesh.errors import ConfigurationError, Diverged
+from adamesh.train.best import Best
 from adamesh.train.checkpoints import CheckpointFolder
 from adamesh.train.config import config_hash
 from adamesh.train.evaluate import evaluate
@@ -19,10 +20,11 @@ from adamesh.train.run import Run, Totals
 from adamesh.train.step import LocalStep, Stepper
 from adamesh.train.stopping import Interruption, Plateau
 from adamesh.train.summary import Summary
+from adamesh.train.weights import load_weights
 
 __all__ = ["Trainer"]
 
-Reason = Literal["finished", "tolerance", "interrupted"]
+Reason = Literal["finished", "tolerance", "early-stop", "interrupted"]
 
 _MOST_EVALUATIONS = 50
 _MOST_CHECKPOINTS = 10
@@ -46,7 +48,9 @@ class Trainer:
         self._stepper = Stepper(run, self.model, self.optimizer)
         folder = run.folder / "checkpoints"
         self._checkpoints = CheckpointFolder(folder, run.workers, run.config.keep_checkpoints)
+        self._best_checkpoint = CheckpointFolder(run.folder / "best", run.workers, keep=1)
         self._plateau = Plateau(run.config.tolerance, run.config.tolerance_steps)
+        self._best = Best(run.config.best_metric, run.config.best_is, run.config.patience)
         self._recorder = Recorder(run, display)
         self._step_under_way = 0
         self.totals = Totals()
@@ -68,6 +72,8 @@ class Trainer:
             raise ConfigurationError(
                 f"{self._run.folder} holds another run's checkpoints; resume it, or choose another folder"
             )
+        else:
+            self._load_weights()
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self._recorder.begin(self.totals, parameters)
         try:
@@ -77,6 +83,7 @@ class Trainer:
             error.add_note(f"in step {self._step_under_way}")
             raise
         finally:
+            self._stepper.close()
             self._recorder.end()
         if reason == "interrupted":
             saved = f"step {self.totals.steps} is saved; go on with: adamesh resume {self._run.folder}"
@@ -95,10 +102,15 @@ class Trainer:
         while reason is None:
             reason = self._step(interruption, total_steps)
             if reason in ("finished", "tolerance") or self.totals.steps % evaluate_every == 0:
-                self._evaluate()
+                improved = self._evaluate()
+                self.totals.seconds = time.perf_counter() - began_s
+                if improved and self._run.config.keep_best:
+                    self._save(self._best_checkpoint)
+                if reason is None and self._best.exhausted:
+                    reason = "early-stop"
             self.totals.seconds = time.perf_counter() - began_s
             if reason is not None or self.totals.steps % save_every == 0:
-                self._save()
+                self._save(self._checkpoints)
         return reason
 
     def _step(self, interruption: Interruption, total_steps: int) -> Reason | None:
@@ -114,7 +126,10 @@ class Trainer:
         totals.steps += 1
         totals.samples += local.samples
         totals.step_seconds += step_s
+        totals.data_wait_seconds += local.data_wait_s
         totals.loss = loss
+        totals.recent_loss += loss
+        totals.recent_steps += 1
         self._log(local, grad_norm, step_s)
         if not (isfinite(loss) and isfinite(grad_norm)):
             raise Diverged(
@@ -135,32 +150,46 @@ class Trainer:
                 "lr": local.lr,
                 "grad_norm": grad_norm,
                 "step_s": step_s,
+                "data_wait_s": local.data_wait_s,
                 "comm_exposed_s": stats.comm_exposed_s,
                 "bytes_up": stats.bytes_up,
                 "bytes_down": stats.bytes_down,
             },
         )
 
-    def _evaluate(self) -> None:
+    def _evaluate(self) -> bool:
+        """Test, and say how training went since the last time; returns whether it is the best so far."""
         # Batch-norm statistics are each worker's own until somebody else needs them.
         adamesh.average_buffers(self.model)
-        self.totals.evaluation = evaluate(self._run, self.model, self._run.splits.test)
-        self._recorder.evaluation(self.totals)
+        run, totals = self._run, self.totals
+        totals.evaluation = evaluate(run, self.model, run.splits.test)
+        train: dict[str, float] = {}
+        if run.config.eval_train:
+            seen = evaluate(run, self.model, run.splits.train)
+            train = {f"train_{name}": value for name, value in seen.items()}
+        elif totals.recent_steps:
+            train = {"train_loss": totals.recent_loss / totals.recent_steps}
+        totals.recent_loss, totals.recent_steps = 0.0, 0
+        self._recorder.evaluation(totals, train)
+        return self._best.improves(totals.evaluation, totals.steps)
 
-    def _save(self) -> None:
+    def _save(self, folder: CheckpointFolder) -> None:
         adamesh.average_buffers(self.model)
         extra = {
             "totals": self.totals.saved(),
             "recent_grad_norms": self._plateau.recent,
+            "best": self._best.state,
+            "task": self._run.task.name,
             "order": self._order(),
             "config_hash": config_hash(self._run.config),
         }
-        self._checkpoints.save(self.totals.steps, self.model, self.optimizer, extra)
+        folder.save(self.totals.steps, self.model, self.optimizer, extra)
 
     def _restore(self) -> None:
         loaded = self._checkpoints.load_newest(self.model, self.optimizer)
         if loaded is None:
             self._recorder.event(0, "resumed", "there is no checkpoint: training starts from the beginning")
+            self._load_weights()
             return
         for line in loaded.damaged:
             self._recorder.event(loaded.saved.step, "rollback", line)
@@ -172,9 +201,17 @@ class Trainer:
         self.totals = Totals.restored(loaded.extra["totals"])
         config = self._run.config
         self._plateau = Plateau(config.tolerance, config.tolerance_steps, loaded.extra["recent_grad_norms"])
+        self._best = Best(config.best_metric, config.best_is, config.patience, loaded.extra["best"])
         self._recorder.event(
             self.totals.steps, "resumed", f"from {loaded.saved.name} with {self._run.workers.size} workers"
         )
+
+    def _load_weights(self) -> None:
+        """Begin with the weights that the configuration names, if it does. Collective."""
+        if self._run.config.weights is not None:
+            line = load_weights(self.model, self._run.config.weights)
+            adamesh.broadcast_module(self.model)
+            self._recorder.event(0, "weights", line)
 
     def _order(self) -> dict[str, int]:
         """What the order of samples depends on."""
@@ -185,6 +222,7 @@ class Trainer:
         run, totals, workers = self._run, self.totals, self._run.workers
         bytes_up, bytes_down = self._recorder.mean_bytes()
         mean_up, mean_down = (total / workers.size for total in workers.sum([bytes_up, bytes_down]))
+        (waited_s,) = workers.sum([totals.data_wait_seconds / workers.size])
         state_bytes = [0.0] * workers.size
         state_bytes[workers.rank] = self.optimizer.stats().state_bytes
         return Summary(
@@ -196,11 +234,13 @@ class Trainer:
             eval=totals.evaluation,
             seconds=totals.seconds,
             samples_per_s=totals.samples / totals.step_seconds if totals.step_seconds else 0.0,
+            data_wait_share=waited_s / totals.step_seconds if totals.step_seconds else 0.0,
             state_bytes_per_rank=int(max(workers.sum(state_bytes))),
             bytes_up_per_step=mean_up,
             bytes_down_per_step=mean_down,
             param_count=param_count,
             events=self._recorder.events(),
             config_hash=config_hash(run.config),
+            best={"metric": self._best.metric, "value": self._best.value, "step": self._best.step},
             stopped=reason,
         )

@@ -18,8 +18,9 @@ def test_a_task_is_found_under_its_own_name_and_says_what_it_is(name):
 
 def test_sums_over_any_cut_of_the_data_are_the_sums_over_all_of_it(name):
     task = find_task(name)
+    test = task.load_data(None, seed=0).test
     torch.manual_seed(0)
-    model, test = task.build_model().eval(), task.load_data(None, seed=0).test
+    model = task.build_model().eval()
     with torch.no_grad():
         whole = task.metrics(model, test.batch(torch.arange(9)))
         parts = [task.metrics(model, test.batch(indices)) for indices in torch.arange(9).split([1, 5, 3])]

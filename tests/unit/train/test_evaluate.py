@@ -48,6 +48,42 @@ def test_metrics_do_not_depend_on_the_number_of_workers(num_samples):
         torch.testing.assert_close(metrics_of(size, num_samples)[1], alone)
 
 
+class FirstOf:
+    """The first samples of a split."""
+
+    def __init__(self, split, count):
+        self.batch, self._count = split.batch, count
+
+    def __len__(self):
+        return self._count
+
+
+class OneOfThree(Workers):
+    """A worker without samples of its own; what it gathers is what it has."""
+
+    gathered: list[int]
+
+    def sum(self, values):
+        return list(values)
+
+    def gather(self, values):
+        self.gathered.append(len(values))
+        return values
+
+
+def test_a_worker_without_samples_takes_part_in_every_gathering_of_a_binary_task():
+    task: Any = find_task("movielens-deepfm")
+    data = task.load_data(None, seed=0)
+    test = FirstOf(data.test, 2)
+    workers = OneOfThree(0, 3, group=None)
+    workers.gathered = []
+    config = resolved(RunConfig(batch_size=8), task)
+    run = Run(config, task, Splits(data.train, test, ""), Path(), workers, torch.device("cpu"))
+    metrics = evaluate(run, task.build_model(), test)
+    assert workers.gathered == [0, 0, 0, 0]  # scores and labels of both models
+    assert {"auc", "log_loss", "baseline_auc", "baseline_log_loss"} <= set(metrics)
+
+
 def test_without_test_data_there_is_an_error_not_a_division_by_zero():
     with pytest.raises(DataError, match="test data of digits is empty"):
         metrics_of(1, 0)

@@ -1,18 +1,24 @@
 """Whole runs of one worker, in this process. Runs of several are under tests/integration."""
 
 import json
+import os
+import shutil
 import signal
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from adamesh.errors import ConfigurationError, Diverged
+from adamesh.errors import CheckpointError, ConfigurationError, DataError, Diverged
+from adamesh.tasks.catalog import find_task
 from adamesh.tasks.regression import Regression
-from adamesh.train.config import OptimSettings, RunConfig, ScheduleSettings, resolved
+from adamesh.train.config import OptimSettings, RunConfig, ScheduleSettings, resolved, write_config
 from adamesh.train.progress import Silent
 from adamesh.train.run import Run
+from adamesh.train.trained import Trained, export, predictions
 from adamesh.train.trainer import Trainer
 from adamesh.train.workers import Workers
 
@@ -82,7 +88,7 @@ def test_a_run_learns_and_leaves_what_it_promises(tmp_path):
     promised += "bytes_up_per_step bytes_down_per_step param_count events config_hash"
     assert set(promised.split()) <= set(written)
     first = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
-    promised = "step loss lr grad_norm step_s comm_exposed_s bytes_up bytes_down samples"
+    promised = "step loss lr grad_norm step_s comm_exposed_s data_wait_s bytes_up bytes_down samples"
     assert set(first) == set(promised.split())
 
 
@@ -174,6 +180,120 @@ def test_a_run_does_not_go_on_in_another_order_of_samples(tmp_path, whole, chang
         trained(tmp_path / "whole", replace(SHORT, **change), resume=True)
 
 
+def test_a_run_begins_with_the_weights_it_is_given_and_resumes_without_them(tmp_path, whole):
+    path = tmp_path / "weights.safetensors"
+    save_file(whole[1].state_dict(), path)
+    config = replace(SHORT, weights=path, optim=OptimSettings(lr=0.0), steps=1)
+    summary, model = trained(tmp_path / "run", config)
+    assert same_bits(model, whole[1])
+    assert [event.kind for event in summary.events] == ["weights"]
+    path.unlink()
+    trained(tmp_path / "run", replace(config, steps=2), resume=True)
+
+
+def test_weights_of_another_model_are_refused_before_the_first_step(tmp_path):
+    save_file({"other.weight": torch.zeros(3)}, tmp_path / "weights.safetensors")
+    with pytest.raises(DataError, match=r"other\.weight is of shape \[3\] in the file") as refused:
+        trained(tmp_path / "run", replace(SHORT, weights=tmp_path / "weights.safetensors"))
+    assert not hasattr(refused.value, "__notes__")
+
+
 def test_only_every_so_many_steps_are_logged_and_the_last(tmp_path):
     trained(tmp_path / "run", replace(SHORT, log_every=10))
     assert [step for step, _ in curve(tmp_path / "run")[0]] == [10, 20, 25]
+
+
+def test_the_best_checkpoint_outlives_the_newest_ones_and_is_exported(tmp_path):
+    # A learning rate that is far too large after its warm-up: the best evaluation is not the last.
+    config = replace(SHORT, steps=60, keep_checkpoints=1, optim=OptimSettings(lr=3.0))
+    schedule = ScheduleSettings(kind="constant", warmup_steps=0)
+    folder = tmp_path / "run"
+    write_config(replace(config, schedule=schedule), tmp_path / "config.toml")
+    summary, _ = trained(folder, replace(config, schedule=schedule))
+    (tmp_path / "config.toml").rename(folder / "config.toml")
+    evaluations = dict(curve(folder)[1])
+    best = min(evaluations, key=lambda step: evaluations[step])
+    assert summary.best == {"metric": "loss", "value": evaluations[best], "step": best}
+    assert [p.name for p in (folder / "checkpoints").glob("step-*")] == ["step-00000060"]
+    chosen = Trained(folder, "best")
+    assert chosen.step == best
+    export(chosen, folder / "model.safetensors")
+    assert set(load_file(folder / "model.safetensors")) == set(chosen.model.state_dict())
+
+
+def test_a_run_without_better_evaluations_stops_early_also_after_a_resume(tmp_path):
+    config = replace(SHORT, steps=5000, eval_every=5, patience=4, optim=OptimSettings(lr=0.0))
+    summary, _ = trained(tmp_path / "run", config)
+    assert (summary.stopped, summary.steps) == ("early-stop", 25)
+    other = tmp_path / "other"
+    trained(other, config, task=Disturbed(13, stop))
+    resumed, _ = trained(other, config, resume=True)
+    assert (resumed.stopped, resumed.steps) == ("early-stop", 25)
+
+
+def test_evaluations_tell_how_training_went_since_the_one_before(tmp_path):
+    trained(tmp_path / "run", replace(SHORT, steps=20))
+    steps = dict(curve(tmp_path / "run")[0])
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    (first, second) = [line for line in lines if "eval_loss" in line]
+    assert first["train_loss"] == pytest.approx(sum(steps[step] for step in range(1, 11)) / 10)
+    assert second["train_loss"] == pytest.approx(sum(steps[step] for step in range(11, 21)) / 10)
+    trained(tmp_path / "both", replace(SHORT, steps=20, eval_train=True))
+    last = json.loads((tmp_path / "both" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {"train_loss", "train_absolute_error", "eval_loss", "eval_absolute_error"} <= last.keys()
+
+
+def test_predictions_are_the_models_and_inputs_of_another_shape_are_refused(tmp_path):
+    folder = tmp_path / "run"
+    trained(folder)
+    write_config(SHORT, folder / "config.toml")
+    table = torch.randn(3, 8)
+    (tmp_path / "in.csv").write_text("\n".join(",".join(map(str, row)) for row in table.tolist()))
+    model = Trained(folder, "latest")
+    records = predictions(model, tmp_path / "in.csv")
+    torch.testing.assert_close(torch.tensor([r["target"] for r in records]), model.model(table).detach()[:, 0])
+    (tmp_path / "bad.csv").write_text("1,2,3\n")
+    with pytest.raises(DataError, match="every line must have 8 numbers, not 3"):
+        predictions(model, tmp_path / "bad.csv")
+
+
+def test_a_model_that_is_sized_by_its_data_is_built_again_from_the_runs_data(tmp_path):
+    config = RunConfig(task="movielens-deepfm", seed=5, steps=2, batch_size=8, eval_every=100)
+    folder = tmp_path / "run"
+    _, model = trained(folder, config, task=find_task("movielens-deepfm"))
+    write_config(config, folder / "config.toml")
+    again = Trained(folder, "latest").model.state_dict()
+    assert again.keys() == model.state_dict().keys()
+    for name, value in model.state_dict().items():
+        assert torch.equal(again[name], value), name
+
+
+def test_curves_are_written_for_tensorboard_too(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trained(tmp_path / "run", replace(SHORT, tensorboard=True))
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("step/loss")] == list(range(1, 26))
+    assert [event.step for event in events.Scalars("eval/loss")] == [10, 20, 25]
+
+
+def test_a_full_disk_is_one_error_and_leaves_the_last_good_checkpoint(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "adamesh-test", str(disk)], check=True)
+    try:
+        folder = disk / "run"
+        config = replace(SHORT, steps=60, checkpoint_every=1, keep_checkpoints=100, keep_best=False, log_every=60)
+        with pytest.raises((CheckpointError, OSError), match="No space left"):
+            trained(folder, config)
+        newest = trainer(folder, config)._checkpoints.candidates()
+        assert newest
+        shutil.rmtree(folder / "checkpoints" / newest[-1].name)  # room to go on
+        one = trainer(folder, replace(config, checkpoint_every=60))
+        one._restore()
+        assert one.totals.steps == newest[0].step
+        one._stepper.close()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

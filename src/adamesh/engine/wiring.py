@@ -1,0 +1,97 @@
+"""Wiring: which passages and deliveries a plan's wire means on a mesh."""
+
+from adamesh.codecs.coding import parts
+from adamesh.codecs.lowrank import LowRank
+from adamesh.comm.base import Communicator, Mesh
+from adamesh.comm.coder import Scratch
+from adamesh.engine.bucket import LiveBucket, LiveSlot
+from adamesh.engine.coded import CodedPassage, RoundTrip, Track
+from adamesh.engine.lowrank import LowRankPassage, Place
+from adamesh.engine.passage import ExactPassage, Passage
+from adamesh.engine.warmup import WarmupPassage
+from adamesh.wire import Wire
+
+__all__ = ["Wiring"]
+
+
+class Wiring:
+    """Makes the passages of an optimizer's buckets.
+
+    An axis of one worker has no exact passage, because nothing travels. A codec does its work there all the same, so
+    that a run on one worker shows what one on many does.
+
+    Args:
+        mesh: who talks to whom.
+        wire: the plan's.
+    """
+
+    def __init__(self, mesh: Mesh, wire: Wire) -> None:
+        self.mesh = mesh
+        self.wire = wire
+        self.scratch = Scratch()
+
+    @property
+    def goes_within(self) -> bool:
+        """Whether gradients travel inside islands."""
+        return self.mesh.shard.size > 1 or self.wire.up is not None
+
+    @property
+    def goes_across(self) -> bool:
+        """Whether gradients travel between islands, where the schedule says so."""
+        return self.mesh.replicate.size > 1 or self.wire.across is not None
+
+    @property
+    def first_comm(self) -> Communicator:
+        """The axis that gradients leave along."""
+        return self.mesh.shard if self.mesh.shard.size > 1 else self.mesh.replicate
+
+    def within(self, bucket: LiveBucket) -> Passage | None:
+        """A bucket's way to the owners of its slices."""
+        if not self.goes_within:
+            return None
+        comm, up = self.mesh.shard, self.wire.up
+        if up is None:
+            return ExactPassage(comm, everybody_needs_all=False)
+        codec, feedback, exact_steps = parts(up)
+        track = self._track(bucket, comm, 0, bucket.place.numel)
+        coded: Passage
+        if isinstance(codec, LowRank):
+            coded = LowRankPassage(codec, _places(bucket), track, everybody_needs_all=False)
+        else:
+            coded = CodedPassage(codec, feedback, track)
+        if not exact_steps:
+            return coded
+        return WarmupPassage(lambda: ExactPassage(comm, everybody_needs_all=False), coded, exact_steps)
+
+    def across(self, bucket: LiveBucket) -> Passage | None:
+        """An owner's slice's way to its counterparts on other islands, and back."""
+        if not self.goes_across:
+            return None
+        comm, across = self.mesh.replicate, self.wire.across
+        if across is None:
+            return ExactPassage(comm, everybody_needs_all=True)
+        codec, feedback, exact_steps = parts(across)
+        start, stop = bucket.place.shard_range(self.mesh.shard.rank, self.mesh.shard.size)
+        track = self._track(bucket, comm, start, stop - start)
+        coded: Passage
+        if isinstance(codec, LowRank):
+            assert self.mesh.shard.size == 1, "slices are no matrices"
+            coded = LowRankPassage(codec, _places(bucket), track, everybody_needs_all=True)
+        else:
+            coded = RoundTrip(codec, feedback, track)
+        if not exact_steps:
+            return coded
+        return WarmupPassage(lambda: ExactPassage(comm, everybody_needs_all=True), coded, exact_steps)
+
+    def _track(self, bucket: LiveBucket, comm: Communicator, offset: int, numel: int) -> Track:
+        runs = [(slot.start, slot.stop) for slot in bucket.place.slots]
+        device = bucket.param_N.device
+        return Track(comm, bucket.place.index, offset, numel, bucket.dtype, device, runs, self.scratch)
+
+
+def _places(bucket: LiveBucket) -> list[Place]:
+    return [Place(slot.place.start, slot.place.stop, _real_shape(slot)) for slot in bucket.slots]
+
+
+def _real_shape(slot: LiveSlot) -> tuple[int, ...]:
+    return (*slot.shape, 2) if slot.param.is_complex() else tuple(slot.shape)

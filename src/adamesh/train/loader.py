@@ -1,0 +1,98 @@
+"""Batches, prepared while the model computes: which samples a step takes is arithmetic, so running ahead is safe."""
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from adamesh.data.sampler import share
+from adamesh.data.seeds import derived_seed
+from adamesh.data.split import AugmentedSplit
+from adamesh.train.run import Run
+
+__all__ = ["Loader", "Part", "StepData"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One micro-batch of this worker."""
+
+    batch: Any
+    """What the split returned, on the CPU."""
+    samples: int
+
+
+@dataclass(frozen=True)
+class StepData:
+    """What this worker trains on in one step."""
+
+    parts: tuple[Part, ...]
+    """Empty where the last batch of an epoch is smaller than the number of workers."""
+    global_samples: int
+    """Of the step's batch, over all workers."""
+    waited_s: float
+    """How long the step waited for it."""
+
+
+class Loader:
+    """Gives this worker its samples of any step, and prepares those of the next ones in a thread.
+
+    A position is a step number: after a resume, at any number of workers, every sample of the epoch is seen exactly
+    once. A split's ``batch`` runs beside the training step, so it must not draw from torch's global random state;
+    `adamesh.data.draws` has numbers that belong to a sample.
+
+    Args:
+        run: whose; its ``config.prefetch`` says how many steps to be ahead, 0: none, and no thread.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._sampler = run.sampler()
+        self._total_steps = run.total_steps()
+        self._ahead = run.config.prefetch
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="adamesh-loader") if self._ahead else None
+        self._coming: dict[int, Future[tuple[Part, ...]]] = {}
+
+    def take(self, step: int) -> StepData:
+        """This worker's part of step ``step``, from 0.
+
+        Raises whatever the split raised while it prepared the batch.
+        """
+        start_s = time.perf_counter()
+        parts = self._prepare(step) if self._thread is None else self._prepared(self._thread, step)
+        waited_s = time.perf_counter() - start_s
+        return StepData(parts, len(self._sampler.global_batch(step)), waited_s)
+
+    def close(self) -> None:
+        """Drop what was prepared and end the thread; a batch under way is finished first."""
+        self._coming.clear()
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+
+    def _prepared(self, thread: ThreadPoolExecutor, step: int) -> tuple[Part, ...]:
+        wanted = range(step, min(step + 1 + self._ahead, max(self._total_steps, step + 1)))
+        for number in [number for number in self._coming if number not in wanted]:
+            self._coming.pop(number).cancel()
+        for number in wanted:
+            if number not in self._coming:
+                self._coming[number] = thread.submit(self._prepare, number)
+        return self._coming.pop(step).result()
+
+    def _prepare(self, step: int) -> tuple[Part, ...]:
+        run, split = self._run, self._run.splits.train
+        indices = self._sampler.global_batch(step)
+        start, stop = share(len(indices), run.workers.rank, run.workers.size)
+        seed = derived_seed("augment", run.config.seed, self._sampler.epoch(step))
+        parts = []
+        for part in indices[start:stop].tensor_split(run.config.micro_batches):
+            if len(part):
+                batch = split.augmented_batch(part, seed) if isinstance(split, AugmentedSplit) else split.batch(part)
+                parts.append(Part(_pinned(batch) if run.device.type == "cuda" else batch, len(part)))
+        return tuple(parts)
+
+
+def _pinned(batch: Any) -> Any:
+    """In memory that a GPU can fetch from by itself."""
+    from torch.utils.data._utils.pin_memory import pin_memory
+
+    return pin_memory(batch)

@@ -1,0 +1,102 @@
+"""What a run has learnt, without what it needed to learn it: to predict with, or to hand on."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from adamesh.checkpoint.load import load_model
+from adamesh.errors import CheckpointError, ConfigurationError
+from adamesh.tasks.base import Predicts, Task
+from adamesh.tasks.catalog import find_task
+from adamesh.train.checkpoints import CheckpointFolder
+from adamesh.train.config import load_config
+from adamesh.train.workers import Workers
+
+__all__ = ["Trained", "export", "predictions"]
+
+Which = Literal["best", "latest"]
+
+
+class Trained:
+    """The model of a run's checkpoint, in evaluation mode on the CPU.
+
+    Args:
+        run: the run's folder.
+        which: the checkpoint of the best evaluation, or the latest.
+
+    Raises:
+        ConfigurationError: there is no run in the folder.
+        CheckpointError: it has no such checkpoint, or that is damaged.
+        DataError: the model is sized by the run's data, and they cannot be read any more.
+    """
+
+    def __init__(self, run: Path, which: Which) -> None:
+        if not (run / "config.toml").is_file():
+            raise ConfigurationError(f"{run}: holds no run (no config.toml); give the folder of one")
+        config = load_config(run / "config.toml")
+        folder = run / {"best": "best", "latest": "checkpoints"}[which]
+        saved = CheckpointFolder(folder, Workers(0, 1, group=None), keep=1).candidates() if folder.is_dir() else []
+        if not saved:
+            other = {"best": "latest", "latest": "best"}[which]
+            raise CheckpointError(f"{folder} holds no checkpoint; train on, or take --checkpoint {other}")
+        self.task: Task[Any] = find_task(config.task)
+        if self.task.sized_by_data:
+            self.task.load_data(config.data, config.seed)
+        torch.manual_seed(0)
+        self.model: nn.Module = self.task.build_model()
+        extra = load_model(folder / saved[0].name, self.model)
+        self.model.eval()
+        self.step = saved[0].step
+        self.evaluation: Mapping[str, float] = extra["totals"]["evaluation"]
+
+
+def export(trained: Trained, file: Path) -> int:
+    """Write parameters and buffers as one safetensors file, named as in the model; returns its bytes.
+
+    Task, step and metrics are in its metadata. The file appears whole or not at all.
+
+    Raises:
+        ConfigurationError: it cannot be written.
+    """
+    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in trained.model.state_dict().items()}
+    metadata = {
+        "format": "pt",
+        "task": trained.task.name,
+        "step": str(trained.step),
+        "evaluation": json.dumps(trained.evaluation),
+    }
+    part = file.with_name(f".{file.name}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, part, metadata)
+        os.replace(part, file)
+    except Exception as error:  # safetensors has an exception of its own for a full disk
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise ConfigurationError(f"{file}: cannot be written ({error}); choose another --out") from error
+    return file.stat().st_size
+
+
+def predictions(trained: Trained, path: Path) -> Sequence[Mapping[str, Any]]:
+    """A record for each input in a file of the task's own kind.
+
+    Raises:
+        ConfigurationError: the task cannot predict.
+        DataError: the inputs are not what they should be.
+    """
+    task = trained.task
+    if not isinstance(task, Predicts):
+        raise ConfigurationError(
+            f"the task {task.name} cannot predict: it does not say how inputs without targets are read. Let its class "
+            "inherit from adamesh.tasks.base.Predicts too, or use the model itself: adamesh export"
+        )
+    inputs = task.read_inputs(path)
+    with torch.no_grad():
+        return task.predict(trained.model, inputs)

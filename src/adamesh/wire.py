@@ -1,0 +1,125 @@
+"""The wire: how numbers are written on their way, and which ways to write them are sound."""
+
+import math
+from dataclasses import dataclass, fields
+
+from adamesh.codecs.base import Codec
+from adamesh.codecs.coding import Coding, Parts, parts
+from adamesh.codecs.lowrank import LowRank
+from adamesh.codecs.topk import TopK
+from adamesh.errors import ConfigurationError, IncompatiblePlan
+from adamesh.layout import GRAIN
+from adamesh.rules.base import Hyper
+
+__all__ = ["Wire"]
+
+_LEAST_BETA2 = 0.99
+
+
+@dataclass(frozen=True)
+class Wire:
+    """Codecs by direction; None is exact.
+
+    Example:
+        >>> from adamesh.codecs.feedback import Feedback
+        >>> from adamesh.codecs.int4 import Int4
+        >>> Wire(up=Feedback(Int4()), down=Int4()).grain
+        64
+    """
+
+    up: Coding | None = None
+    """Gradients, from every worker to the owners inside its island."""
+
+    down: Coding | None = None
+    """Fresh slices, from their owners to every worker of the island: the difference to what these hold is coded, which
+    is a residual by itself."""
+
+    across: Coding | None = None
+    """Owners' mean gradients between islands, both there and back."""
+
+    @property
+    def is_exact(self) -> bool:
+        """Nothing is coded."""
+        return not self._codings
+
+    @property
+    def keeps_residuals(self) -> bool:
+        """Something is held back, and sent later."""
+        return any(coded.feedback for coded in self._codings.values())
+
+    @property
+    def grain(self) -> int:
+        """Elements: parameters start, and shards end, on multiples of it, so that no block straddles either."""
+        return math.lcm(GRAIN, *(coded.codec.grain for coded in self._codings.values()))
+
+    def check(self) -> None:
+        """Raise what is unsound.
+
+        Raises:
+            ConfigurationError: a value is no codec.
+            IncompatiblePlan: two settings are unsound together.
+        """
+        for direction in fields(self):
+            coding = getattr(self, direction.name)
+            if coding is not None and not isinstance(coding, Coding):
+                raise ConfigurationError(
+                    f"Wire({direction.name}={coding!r}): must be a codec, as in adamesh.Int8(), Feedback(codec), "
+                    "Warmup(codec, steps) or None; names such as 'int8' belong in configuration files"
+                )
+        for direction_name, coded in self._codings.items():
+            if direction_name == "down":
+                self._check_down(coded)
+            elif isinstance(coded.codec, Codec) and coded.codec.needs_feedback and not coded.feedback:
+                raise IncompatiblePlan(
+                    f"Wire({direction_name}={coded.codec}) without feedback: what it drops of a gradient would be lost "
+                    "in every step alike, and Adam would go elsewhere. Keep it: "
+                    f"Wire({direction_name}=Feedback({coded.codec}))"
+                )
+
+    def check_mesh(self, num_islands: int, num_shards: int) -> None:
+        """Raise what is unsound on a mesh of this shape.
+
+        Raises:
+            IncompatiblePlan: a matrix would be cut.
+        """
+        across = self._codings.get("across")
+        if across is not None and isinstance(across.codec, LowRank) and num_shards > 1:
+            raise IncompatiblePlan(
+                f"Wire(across={across.codec}) with {num_shards} workers an island: what travels there is slices, which "
+                f"are no matrices. Send low rank inside islands, Wire(up={across.codec}), or a codec between them: "
+                "Wire(across=Feedback(Int4())). Between islands of one worker it is sound"
+            )
+
+    def check_group(self, hyper: Hyper) -> None:
+        """Raise if a parameter group's hyper-parameters are unsound with what is coded UP or across.
+
+        Raises:
+            IncompatiblePlan: the second moment forgets faster than top-k sends.
+        """
+        beta2 = float(hyper["betas"][1]) if "betas" in hyper else 1.0
+        for direction in ("up", "across"):
+            coded = self._codings.get(direction)
+            if coded is not None and isinstance(coded.codec, TopK) and beta2 < _LEAST_BETA2:
+                raise IncompatiblePlan(
+                    f"betas={tuple(hyper['betas'])} with Wire({direction}={coded.codec}): most of what arrives of an "
+                    "element is zero and the rest is large, and a second moment that forgets in between makes steps of "
+                    f"any length. Take betas=({hyper['betas'][0]}, {_LEAST_BETA2}), or a codec that sends every element"
+                )
+
+    def _check_down(self, coded: Parts) -> None:
+        if isinstance(coded.codec, LowRank):
+            raise IncompatiblePlan(
+                f"Wire(down={coded.codec}): slices that come DOWN are no matrices, and each owner has its own. Take a "
+                "codec: Wire(down=Int4())"
+            )
+        if coded.feedback:
+            raise IncompatiblePlan(
+                f"Wire(down=Feedback({coded.codec})): what travels DOWN is the difference between the owner's master "
+                "and what the others hold, so what is dropped is in the next difference already, and feedback would "
+                f"send it twice. Leave it out: Wire(down={coded.codec})"
+            )
+
+    @property
+    def _codings(self) -> dict[str, Parts]:
+        values = {direction.name: getattr(self, direction.name) for direction in fields(self)}
+        return {name: parts(value) for name, value in values.items() if value is not None}
