@@ -52,7 +52,10 @@ class Task(ABC, Generic[BatchT]):
     """What the command line calls it, lower case with dashes."""
     summary: ClassVar[str]
     """One line for ``adamesh tasks``."""
-    defaults: ClassVar[TaskDefaults] = TaskDefaults()
+    sizes: ClassVar[tuple[str, ...]] = ()
+    """The sizes that the model comes in, if any: the names that ``__init__`` takes as its one argument, with a
+    default. ``adamesh train NAME:SIZE`` chooses one."""
+    defaults: TaskDefaults = TaskDefaults()
 
     @abstractmethod
     def build_model(self) -> nn.Module:
