@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import BinaryIO
 from xml.parsers import expat
 
@@ -18,18 +17,18 @@ _FIELDS = ("ns", "title", "text")
 _LONGEST_PAGE_CHARS = 16 << 20
 
 
-def dump_articles(file: BinaryIO, path: Path) -> Iterator[Article]:
+def dump_articles(file: BinaryIO, origin: str) -> Iterator[Article]:
     """The articles of a dump: pages of namespace 0 that are no redirects, as plain text.
 
     Args:
         file: the XML, decompressed.
-        path: for messages.
+        origin: the file, for messages.
 
     Raises:
         DataError: this is no dump, it is cut short, or it declares entities, which no dump does and which
             could expand without end.
     """
-    pages = _Pages(path)
+    pages = _Pages(origin)
     parser = expat.ParserCreate()
     parser.buffer_text = True
     parser.StartDoctypeDeclHandler = pages.refuse_doctype
@@ -43,14 +42,14 @@ def dump_articles(file: BinaryIO, path: Path) -> Iterator[Article]:
         parser.Parse(b"", True)
         yield from pages.taken()
     except expat.ExpatError as error:
-        raise DataError(f"{path}: is damaged or cut short, as XML ({error}); fetch it again") from error
+        raise DataError(f"{origin}: is damaged or cut short, as XML ({error}); fetch it again") from error
 
 
 @dataclass
 class _Pages:
     """What the parser reports, gathered into pages."""
 
-    path: Path
+    origin: str
     ready: list[Article] = field(default_factory=list)
     inside: bool = False
     redirect: bool = False
@@ -63,11 +62,11 @@ class _Pages:
         return ready
 
     def refuse_doctype(self, *_: object) -> None:
-        raise DataError(f"{self.path}: declares a document type, which could define entities; no dump does")
+        raise DataError(f"{self.origin}: declares a document type, which could define entities; no dump does")
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
         if not self.inside and name != "mediawiki":
-            raise DataError(f"{self.path}: is no Wikipedia dump: the root is <{name}>, not <mediawiki>")
+            raise DataError(f"{self.origin}: is no Wikipedia dump: the root is <{name}>, not <mediawiki>")
         self.inside = True
         if name == "page":
             self.page, self.page_chars, self.redirect = {}, 0, False
@@ -81,7 +80,7 @@ class _Pages:
             self.reading.append(text)
             self.page_chars += len(text)
             if self.page_chars > _LONGEST_PAGE_CHARS:
-                raise DataError(f"{self.path}: page {self.page.get('title')!r} is longer than any real one; stopped")
+                raise DataError(f"{self.origin}: page {self.page.get('title')!r} is longer than any real one; stopped")
 
     def end(self, name: str) -> None:
         if name in _FIELDS and self.reading is not None:

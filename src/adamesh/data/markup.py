@@ -60,29 +60,24 @@ def _without_nested(text: str) -> str:
     for match in _TOKEN.finditer(text):
         done.append(text[position : match.start()])
         position = match.end()
-        kind, closes = _kind(match)
-        if closes:
-            if open_counts[kind]:
-                while True:
-                    inner, start = opened.pop()
-                    open_counts[inner] -= 1
-                    if inner == kind:
-                        break
-                is_prose = kind == "link" and len(opened) < _DEEPEST_LINK
-                done[start:] = [_words_of_link("".join(done[start:]))] if is_prose else []
-        elif match["alone"] is None:
+        group = match.lastgroup
+        assert group is not None
+        closes = group.endswith("_end")
+        kind = group.removesuffix("_end")
+        if kind == "tag":
+            kind = match[group].lower()
+        if closes and open_counts[kind]:
+            while opened[-1][0] != kind:
+                open_counts[opened.pop()[0]] -= 1
+            _, start = opened.pop()
+            open_counts[kind] -= 1
+            is_prose = kind == "link" and len(opened) < _DEEPEST_LINK
+            done[start:] = [_words_of_link("".join(done[start:]))] if is_prose else []
+        elif not closes and kind != "alone":
             opened.append((kind, len(done)))
             open_counts[kind] += 1
     done.append(text[position:])
     return "".join(done)
-
-
-def _kind(match: re.Match[str]) -> tuple[str, bool]:
-    name = match["tag"] or match["tag_end"]
-    if name is not None:
-        return name.lower(), match["tag_end"] is not None
-    group = next(g for g in ("template", "link", "table") if match[g] or match[f"{g}_end"])
-    return group, match[f"{group}_end"] is not None
 
 
 def _words_of_link(content: str) -> str:
