@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -21,9 +23,13 @@ from adamesh.bench.link_plot import plot
 from adamesh.bench.link_worker import Course, Curve
 from adamesh.bench.machine import Machine
 from adamesh.bench.options import LinkOptions
+from adamesh.data.corpus import load_corpus
+from adamesh.data.vocabulary import Words
 
 __all__ = ["LinkResult", "Standing", "bench_link"]
 
+_VOCABULARY, _TINY_VOCABULARY = 8192, 256
+_LEAST_TOKENS = 10_000
 _LEGEND = """\
 step: median seconds of a training step; sent: bytes that left a host per step, protocol headers included
 loss: on held-out text, after the same number of steps, and after the time that the first needed for them
@@ -84,16 +90,17 @@ def bench_link(options: LinkOptions, console: Console | None = None) -> LinkResu
     machine = Machine.observed()
     with Hosts(options.hosts, options.mbit) as hosts:
         folder.mkdir(parents=True, exist_ok=True)
-        train, test, vocabulary, source = _text(options)
-        torch.save({"train": train, "test": test}, folder / "tokens.pt")
+        vocabulary = _TINY_VOCABULARY if options.tiny else _VOCABULARY
+        corpus = load_corpus(options.data, Words, vocabulary, least=_LEAST_TOKENS)
+        torch.save({"train": _tokens(corpus.train), "test": _tokens(corpus.test)}, folder / "tokens.pt")
         course = _course(options, vocabulary)
         rate = "unlimited" if options.mbit is None else f"{options.mbit:g} Mbit/s"
-        console.print(f"{options.hosts} hosts joined at {rate}; {source}", soft_wrap=True)
+        console.print(f"{options.hosts} hosts joined at {rate}; {corpus.source}", soft_wrap=True)
         file = folder / "course.json"
         file.write_text(json.dumps({**asdict(course), "interface": hosts.interface}), encoding="utf-8")
         run_on_hosts(hosts, "adamesh.bench.link_worker", [str(file)], folder / "logs")
     answers = [_curves(folder / f"curves{rank}.json") for rank in range(options.hosts)]
-    result = LinkResult(machine, options, source, standings(course, answers), answers[0])
+    result = LinkResult(machine, options, corpus.source, standings(course, answers), answers[0])
     _print(console, result)
     (folder / "link.json").write_text(json.dumps(result.to_json(), indent=1) + "\n", encoding="utf-8")
     console.print(f"written to {folder / 'link.json'}", soft_wrap=True)
@@ -121,6 +128,10 @@ def standings(course: Course, answers: Sequence[Mapping[str, Curve]]) -> dict[st
             steps=len(durations),
         )
     return found
+
+
+def _tokens(split: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.asarray(split).astype(np.int32))
 
 
 def _curves(file: Path) -> dict[str, Curve]:
