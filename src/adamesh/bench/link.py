@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def standings(course: Course, answers: Sequence[Mapping[str, Curve]]) -> dict[st
         curve = answers[0][name]
         times = [0.0, *curve.seconds]
         evaluations = [(times[step], loss) for step, loss in zip(curve.eval_steps, curve.eval_losses, strict=True)]
-        durations = [late - early for early, late in zip(times, times[1:], strict=False)]
+        durations = [late - early for early, late in pairwise(times)]
         found[name] = Standing(
             step_s=statistics.median(durations),
             bytes_per_step=statistics.mean(answer[name].bytes_sent for answer in answers) / len(durations),

@@ -61,8 +61,8 @@ def _exact(module: DistributedDataParallel) -> None:
 
 def _bf16(module: DistributedDataParallel) -> None:
     # Under a name of our own: DDP refuses torch's by its name without a GPU, though Gloo sums bfloat16.
-    def compress(state: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-        return default_hooks.bf16_compress_hook(None, bucket)
+    def compress(state: Any, bucket: Any) -> torch.futures.Future[torch.Tensor]:
+        return default_hooks.bf16_compress_hook(state, bucket)
 
     module.register_comm_hook(None, compress)
 
