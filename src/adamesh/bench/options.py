@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from adamesh.errors import ConfigurationError
 
-__all__ = ["BASELINE", "FLOOR", "ContenderName", "ModelName", "StepOptions"]
+__all__ = ["BASELINE", "FLOOR", "ContenderName", "LinkOptions", "ModelName", "StepOptions"]
 
 ModelName = Literal["mlp", "transformer"]
 ContenderName = Literal["adamesh", "ddp", "zero", "fsdp2", "fsdp2-reshard", "floor"]
@@ -51,6 +51,44 @@ class StepOptions:
         for name, least in (("nproc", 1), ("threads", 1), ("rounds", 1), ("steps", 1), ("warmup", 0)):
             if getattr(self, name) < least:
                 raise ConfigurationError(f"--{name} {getattr(self, name)}: must be at least {least}")
+
+
+@dataclass(frozen=True)
+class LinkOptions:
+    """The same transformer trained on real text over a slow link, in several ways."""
+
+    mbit: float | None = 100.0
+    """What each host may send per second, in Mbit. None: no limit."""
+    hosts: int = 2
+    """Network namespaces of this machine, one worker each."""
+    contenders: tuple[str, ...] = ("ddp", "ddp-bf16", "ddp-powersgd", "adamesh:int8", "adamesh:int4")
+    """ddp, ddp-bf16, ddp-powersgd, or adamesh:UP/DOWN with codecs as in plan.up and plan.down; adamesh:int4 is
+    int4 both ways. The first is the one that the others are compared with."""
+    steps: int = 60
+    """Of each contender. Faster ones then go on for as long as the first has taken."""
+    batch_size: int = 4
+    """Sequences per host and step."""
+    context: int = 128
+    """Tokens in a sequence."""
+    most_times: int = 12
+    """No contender takes more than this many times the steps."""
+    data: Path | None = None
+    """Text to train on, a file or a folder as for the task text; not set: the text that ships with adamesh."""
+    tiny: bool = False
+    """A very small model, to see in seconds whether it works."""
+    out: Path | None = None
+    """Folder for table, plot and logs; runs/TIME-bench-link if not given."""
+
+    def __post_init__(self) -> None:
+        if self.mbit is not None and not self.mbit > 0:
+            raise ConfigurationError(f"--mbit {self.mbit}: must be above 0, or None for no limit")
+        if not 2 <= self.hosts <= 64:
+            raise ConfigurationError(f"--hosts {self.hosts}: must be 2 to 64")
+        for name, least in (("steps", 5), ("batch_size", 1), ("context", 2), ("most_times", 1)):
+            if getattr(self, name) < least:
+                raise ConfigurationError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")
+        if not self.contenders or len(set(self.contenders)) < len(self.contenders):
+            raise ConfigurationError("--contenders: name at least one, and each once")
 
 
 def _check_names(option: str, given: Sequence[str], known: Sequence[str]) -> None:

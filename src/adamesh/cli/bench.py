@@ -3,22 +3,24 @@
 import difflib
 from collections.abc import Sequence
 
-from adamesh.bench.options import StepOptions
+from adamesh.bench.options import LinkOptions, StepOptions
 from adamesh.cli.options import parse
 from adamesh.errors import ConfigurationError
 
 __all__ = ["run"]
 
 _HELP = """\
-usage: adamesh bench step [OPTIONS]
+usage: adamesh bench NAME [OPTIONS]
 
 Measures on this machine, and prints a table and writes JSON.
 
 benchmarks:
   step     One training step of adamesh, against PyTorch's own distributed optimizers: time, communication
            that backward could not hide, peak memory, optimizer state per worker.
+  link     Training over a slow link between two hosts, which it makes of this machine (as root): adamesh's
+           codecs against DDP and its hooks: step time, bytes, loss after equal steps and after equal time.
 
-adamesh bench step --help lists its options.
+adamesh bench NAME --help lists a benchmark's options.
 """
 
 _STEP_DESCRIPTION = """\
@@ -31,6 +33,17 @@ examples:
   adamesh bench step --tiny
 """
 
+_LINK_DESCRIPTION = """\
+Makes hosts of network namespaces, joined by a link that is limited with tc (needs root and iproute2), and trains
+the same transformer on real text over it: DistributedDataParallel as it is and with torch's hooks, and adamesh with
+codecs. Prints a table; writes JSON and, where matplotlib is installed, a plot. Removes the hosts again.
+
+examples:
+  adamesh bench link --mbit 100
+  adamesh bench link --mbit 1000 --contenders ddp adamesh:int8 adamesh:int4
+  adamesh bench link --tiny --steps 5 --contenders ddp adamesh:sign/int4
+"""
+
 
 def run(argv: Sequence[str]) -> int:
     """Run a benchmark; returns the exit code."""
@@ -38,9 +51,16 @@ def run(argv: Sequence[str]) -> int:
     if name in ("-h", "--help"):
         print(_HELP, end="")
         return 0
+    if name == "link":
+        link_options = parse(LinkOptions, arguments, command="adamesh bench link", description=_LINK_DESCRIPTION)
+        from adamesh.bench.link import bench_link
+
+        bench_link(link_options)
+        return 0
     if name != "step":
-        near = " did you mean step?" if difflib.get_close_matches(name, ["step"]) else ""
-        raise ConfigurationError(f"unknown benchmark {name};{near} there is one: adamesh bench step")
+        near = difflib.get_close_matches(name, ["step", "link"], n=1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise ConfigurationError(f"unknown benchmark {name}; {meant}there are step and link")
     options = parse(StepOptions, arguments, command="adamesh bench step", description=_STEP_DESCRIPTION)
     from adamesh.bench.step import bench_step
     from adamesh.cli.following import say

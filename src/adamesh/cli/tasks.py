@@ -31,6 +31,7 @@ def run(argv: Sequence[str]) -> int:
         task = find_task(name)
         defaults = task.defaults
         length = f"{defaults.epochs} epochs" if defaults.steps is None else f"{defaults.steps} steps"
-        table.add_row(name, task.summary, length, str(defaults.batch_size), f"{defaults.lr:g}")
+        sizes = f"; sizes: {', '.join(task.sizes)}" if task.sizes else ""
+        table.add_row(name, f"{task.summary}{sizes}", length, str(defaults.batch_size), f"{defaults.lr:g}")
     Console().print(table)
     return 0

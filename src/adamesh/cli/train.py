@@ -23,6 +23,7 @@ Ctrl-C finishes the step, saves and ends; adamesh resume goes on.
 examples:
   adamesh train
   adamesh train regression --nproc 4 --epochs 5 --optim.lr 1e-2
+  adamesh train wikipedia-bert:mini --data enwiki-latest-pages-articles.xml.bz2
   adamesh train my_task.py --data data.bin --out runs/first
   adamesh train run.toml --steps 500 --plan.max-grad-norm 1.0
   torchrun --nproc-per-node 4 --no-python adamesh train
@@ -34,8 +35,8 @@ class Options:
     """What stands on the command line."""
 
     what: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="TASK|CONFIG.toml|my_task.py")] = None
-    """A task (adamesh tasks lists them), a configuration file whose settings become the defaults of the
-    options below, or a Python file with a task of your own."""
+    """A task (adamesh tasks lists them; TASK:SIZE where its model has sizes), a configuration file whose settings
+    become the defaults of the options below, or a Python file with a task of your own."""
     run: Annotated[RunConfig, FLAT] = field(default_factory=RunConfig)
 
 

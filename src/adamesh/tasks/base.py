@@ -55,7 +55,10 @@ class Task(ABC, Generic[BatchT]):
     """What the command line calls it, lower case with dashes."""
     summary: ClassVar[str]
     """One line for ``adamesh tasks``."""
-    defaults: ClassVar[TaskDefaults] = TaskDefaults()
+    sizes: ClassVar[tuple[str, ...]] = ()
+    """The sizes that the model comes in, if any: the names that ``__init__`` takes as its one argument, with a
+    default. ``adamesh train NAME:SIZE`` chooses one."""
+    defaults: TaskDefaults = TaskDefaults()
     sized_by_data: ClassVar[bool] = False
     """`build_model` needs what `load_data` has found: the size of a vocabulary, say. Training loads first anyway."""
 

@@ -27,14 +27,15 @@ def task_names() -> list[str]:
 def find_task(name: str) -> Task[Any]:
     """The task called ``name``, or the one that the Python file at the path ``name`` defines.
 
-    Such a file has a ``Task`` instance called ``task``, or exactly one concrete subclass of ``Task`` that
-    takes no arguments.
+    ``some-name:some-size`` is a built-in task with a model of that size. A file has a ``Task`` instance called
+    ``task``, or exactly one concrete subclass of ``Task`` that takes no arguments.
 
     Raises:
-        ConfigurationError: there is no such task or file, or the file does not define one task.
+        ConfigurationError: there is no such task, size or file, or the file does not define one task.
     """
     if name.endswith(".py"):
         return _task_of(_module_at(Path(name)), name)
+    name, _, size = name.partition(":")
     names = task_names()
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
@@ -43,7 +44,20 @@ def find_task(name: str) -> Task[Any]:
             f"unknown task {name!r}; {meant}built-in tasks: {', '.join(names)}; "
             "a task of your own is a path to a .py file"
         )
-    return _task_of(importlib.import_module(f"adamesh.tasks.{name.replace('-', '_')}"), name)
+    task = _task_of(importlib.import_module(f"adamesh.tasks.{name.replace('-', '_')}"), name)
+    return _sized(task, size) if size else task
+
+
+def _sized(task: Task[Any], size: str) -> Task[Any]:
+    if not task.sizes:
+        raise ConfigurationError(f"task {task.name}:{size}: {task.name} comes in one size; leave out :{size}")
+    if size not in task.sizes:
+        near = difflib.get_close_matches(size, task.sizes, n=1)
+        meant = f"did you mean {task.name}:{near[0]}? " if near else ""
+        raise ConfigurationError(f"unknown size {task.name}:{size}; {meant}sizes: {', '.join(task.sizes)}")
+    kind: Any = type(task)
+    sized: Task[Any] = kind(size)
+    return sized
 
 
 def _module_at(path: Path) -> ModuleType:

@@ -5,12 +5,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from adamesh.data.sampler import share
 from adamesh.data.seeds import derived_seed
 from adamesh.data.split import AugmentedSplit
 from adamesh.train.run import Run
 
-__all__ = ["Loader", "Part", "StepData"]
+__all__ = ["Loader", "Part", "StepData", "training_batch"]
 
 
 @dataclass(frozen=True)
@@ -79,16 +81,24 @@ class Loader:
         return self._coming.pop(step).result()
 
     def _prepare(self, step: int) -> tuple[Part, ...]:
-        run, split = self._run, self._run.splits.train
+        run = self._run
         indices = self._sampler.global_batch(step)
         start, stop = share(len(indices), run.workers.rank, run.workers.size)
-        seed = derived_seed("augment", run.config.seed, self._sampler.epoch(step))
+        epoch = self._sampler.epoch(step)
         parts = []
         for part in indices[start:stop].tensor_split(run.config.micro_batches):
             if len(part):
-                batch = split.augmented_batch(part, seed) if isinstance(split, AugmentedSplit) else split.batch(part)
+                batch = training_batch(run, part, epoch)
                 parts.append(Part(_pinned(batch) if run.device.type == "cuda" else batch, len(part)))
         return tuple(parts)
+
+
+def training_batch(run: Run, indices: Tensor, epoch: int) -> Any:
+    """These samples of the training split as they look in this epoch, on the CPU."""
+    split = run.splits.train
+    if isinstance(split, AugmentedSplit):
+        return split.augmented_batch(indices, derived_seed("augment", run.config.seed, epoch))
+    return split.batch(indices)
 
 
 def _pinned(batch: Any) -> Any:

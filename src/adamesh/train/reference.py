@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from adamesh.data.sampler import share
 from adamesh.data.seeds import derived_seed
 from adamesh.train.evaluate import to_device
+from adamesh.train.loader import training_batch
 from adamesh.train.names import build_torchs
 from adamesh.train.run import Run
 
@@ -42,14 +43,14 @@ class Reference:
     def gradients(self, step: int) -> list[Gradients]:
         """What each worker, by rank, should find in its parameters' ``grad`` at this step."""
         config, size = self._run.config, self._run.workers.size
-        batch = self._sampler.global_batch(step)
+        batch, epoch = self._sampler.global_batch(step), self._sampler.epoch(step)
         found: list[Gradients] = []
         self._loss = 0.0
         for rank, model in enumerate(self._models):
             torch.manual_seed(derived_seed("step", config.seed, step, rank))
             start, stop = share(len(batch), rank, size)
             if stop > start:
-                samples = to_device(self._run.splits.train.batch(batch[start:stop]), self._run.device)
+                samples = to_device(training_batch(self._run, batch[start:stop], epoch), self._run.device)
                 weight = (stop - start) / len(batch)
                 loss_share = self._run.task.loss(model, samples) * weight
                 (loss_share * size).backward()

@@ -221,7 +221,8 @@ class RunConfig:
     """Everything that determines a run."""
 
     task: str = "digits"
-    """A built-in task's name, or the path of a Python file that defines one."""
+    """A built-in task's name, with ":size" where its model comes in sizes, or the path of a Python file that defines
+    one."""
     data: Path | None = None
     """The task's data; not set: data that ships with adamesh, or is generated."""
     weights: Path | None = None

@@ -79,3 +79,25 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 def test_a_file_that_is_no_task_is_refused_with_the_reason(tmp_path, text, rule):
     with pytest.raises(ConfigurationError, match=rule):
         find_task(written(tmp_path, text))
+
+
+def test_a_size_is_named_behind_a_colon_and_brings_its_defaults():
+    small, tiny = find_task("text"), find_task("text:tiny")
+    count = [sum(p.numel() for p in task.build_model().parameters()) for task in (small, tiny)]
+    assert count[0] > 7e6 > 1e6 > count[1]
+    assert (small.name, tiny.name) == ("text", "text")
+    assert small.defaults.lr != tiny.defaults.lr
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("text:tny", "did you mean text:tiny"),
+        ("wikipedia-bert:huge", "sizes: tiny, mini, small, medium, base"),
+        ("digits:tiny", "comes in one size"),
+        ("txt:tiny", "did you mean 'text'"),
+    ],
+)
+def test_an_unknown_size_is_refused_with_what_there_is(name, rule):
+    with pytest.raises(ConfigurationError, match=rule):
+        find_task(name)

@@ -6,11 +6,14 @@ from typing import Any
 import pytest
 import torch
 
+from adamesh.data.draws import uniform
 from adamesh.data.seeds import derived_seed
+from adamesh.data.split import TensorSplit
 from adamesh.tasks.base import Splits
 from adamesh.tasks.catalog import find_task
 from adamesh.train.config import RunConfig, resolved
 from adamesh.train.loader import Loader
+from adamesh.train.reference import Reference
 from adamesh.train.run import Run
 from adamesh.train.workers import Workers
 
@@ -38,10 +41,13 @@ class Augmented(Indices):
         return indices
 
 
-def loader(split: Indices, config: RunConfig, rank: int = 0, size: int = 1) -> Loader:
+def run_on(split: Any, config: RunConfig, rank: int = 0, size: int = 1) -> Run:
     splits: Any = Splits(split, split, "")
-    run = Run(resolved(config, TASK), TASK, splits, Path(), Workers(rank, size, group=None), torch.device("cpu"))
-    return Loader(run)
+    return Run(resolved(config, TASK), TASK, splits, Path(), Workers(rank, size, group=None), torch.device("cpu"))
+
+
+def loader(split: Indices, config: RunConfig, rank: int = 0, size: int = 1) -> Loader:
+    return Loader(run_on(split, config, rank, size))
 
 
 def samples(loader: Loader, steps: range) -> list[int]:
@@ -69,6 +75,23 @@ def test_an_augmented_split_is_given_the_epochs_seed_and_no_other():
     samples(loader(split, RunConfig(batch_size=10, epochs=2, seed=3)), range(4))
     seeds = [seed for _, seed in split.asked]
     assert seeds == [derived_seed("augment", 3, epoch) for epoch in (0, 0, 1, 1)]
+
+
+def test_what_a_check_compares_with_is_trained_on_the_same_augmented_samples():
+    class Shifted(TensorSplit):
+        def augmented_batch(self, indices: torch.Tensor, seed: int) -> Any:
+            inputs, targets = self.batch(indices)
+            return inputs + uniform(seed, indices, 8).float(), targets
+
+    split = Shifted(torch.ones(20, 8), torch.zeros(20, 1))
+    run = run_on(split, RunConfig(batch_size=10, epochs=2, prefetch=0), size=2)
+    reference = Reference(run, noise=0)
+    for step in (1, 2):  # of two epochs
+        for rank, gradients in enumerate(reference.gradients(step)):
+            (part,) = Loader(replace(run, workers=Workers(rank, 2, group=None))).take(step).parts
+            model = reference._models[rank]
+            weight, _ = torch.autograd.grad(TASK.loss(model, part.batch), list(model.parameters()))
+            torch.testing.assert_close(gradients["weight"], weight)
 
 
 def test_nothing_is_prepared_beyond_the_end_of_the_run():
