@@ -8,13 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adamesh.data.photos import PhotoSplit, Stored
+from adamesh.data.photos import PhotoSplit, Stored, is_photo
 from adamesh.data.webdataset import Label, index_shard
 from adamesh.errors import DataError
 
 __all__ = ["ImageNet", "read_imagenet"]
 
-_SUFFIXES = (".jpeg", ".jpg", ".png")
 Labelled = list[tuple[Stored, Label]]
 
 
@@ -67,13 +66,9 @@ def _in_folders(folder: Path) -> Labelled:
         raise DataError(f"{folder}: no such folder; images lie in train/<wnid> and val/<wnid>, or in *.tar")
     entries = sorted(folder.iterdir())
     classes = [entry for entry in entries if entry.is_dir()]
-    if not classes and any(_is_image(entry) for entry in entries):
+    if not classes and any(is_photo(entry) for entry in entries):
         raise DataError(f"{folder}: has images and no folders: sort them into one folder for each class (wnid)")
-    return [(Stored(file), place.name) for place in classes for file in sorted(place.iterdir()) if _is_image(file)]
-
-
-def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in _SUFFIXES
+    return [(Stored(file), place.name) for place in classes for file in sorted(place.iterdir()) if is_photo(file)]
 
 
 def _numbered(labels: Iterable[Label], path: Path, most_classes: int) -> dict[Label, int]:

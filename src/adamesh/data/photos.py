@@ -20,15 +20,17 @@ from adamesh.errors import DataError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["IMAGENET_NORMALISATION", "PhotoSplit", "Stored"]
+__all__ = ["IMAGENET_MIDDLE", "IMAGENET_NORMALISATION", "PhotoSplit", "Stored", "is_photo", "read_photos"]
 
 IMAGENET_NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+# Testing sees the middle 224 of 256 pixels.
+IMAGENET_MIDDLE = 224 / 256
 
 # Of the area, and of width to height, that a window of training may have (Szegedy et al. 2015, section 6).
 _LEAST_AREA = 0.08
 _LARGEST_RATIO = 4 / 3
-# Testing sees the middle 224 of 256 pixels.
-_MIDDLE = 224 / 256
+_SUFFIXES = (".jpeg", ".jpg", ".png")
 
 Box = tuple[float, float, float, float]
 """Left, upper, right, lower, in pixels."""
@@ -66,8 +68,7 @@ class PhotoSplit:
 
     def __init__(self, stored: Sequence[Stored], labels: Sequence[int], side: int) -> None:
         assert len(stored) == len(labels), (len(stored), len(labels))
-        if importlib.util.find_spec("PIL") is None:
-            raise DataError("photographs are decoded by pillow, which is not installed: pip install 'adamesh[images]'")
+        _require_pillow()
         self._stored = stored
         self._labels = torch.tensor(labels, dtype=torch.int64)
         self._side = side
@@ -76,30 +77,61 @@ class PhotoSplit:
         return len(self._stored)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        squares = [self._square(index, _middle, mirrored=False) for index in indices.tolist()]
-        return _normalised(squares), self._labels[indices]
+        squares = [
+            _square(self._stored[index], self._side, partial(_middle, IMAGENET_MIDDLE)) for index in indices.tolist()
+        ]
+        return _normalised(squares, IMAGENET_NORMALISATION), self._labels[indices]
 
     def augmented_batch(self, indices: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         draws = uniform(derived_seed("window and flip", seed), indices, 5).tolist()
-        squares = [
-            self._square(index, partial(_window, drawn), mirrored=drawn[-1] < 0.5)
-            for index, drawn in zip(indices.tolist(), draws, strict=True)
-        ]
-        return _normalised(squares), self._labels[indices]
+        squares = []
+        for index, drawn in zip(indices.tolist(), draws, strict=True):
+            square = _square(self._stored[index], self._side, partial(_window, drawn))
+            squares.append(square.flip(1) if drawn[-1] < 0.5 else square)
+        return _normalised(squares, IMAGENET_NORMALISATION), self._labels[indices]
 
-    def _square(self, index: int, box_of: Callable[[int, int], Box], mirrored: bool) -> Tensor:
-        """One image as bytes [side, side, 3]."""
-        from PIL import Image
 
-        stored = self._stored[index]
-        try:
-            image = _coloured(Image.open(BytesIO(stored.read())))
-            image = image.resize((self._side, self._side), Image.Resampling.BILINEAR, box=box_of(*image.size))
-        # Pillow's own for what it cannot identify is an OSError; a broken PNG raises a SyntaxError.
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"{stored}: is no readable image ({error}); get it again, or remove it") from error
-        square = torch.from_numpy(np.array(image))
-        return square.flip(1) if mirrored else square
+def is_photo(file: Path) -> bool:
+    """Whether a file is called like one."""
+    return file.suffix.lower() in _SUFFIXES
+
+
+def read_photos(path: Path, side: int, middle: float, normalisation: Normalisation) -> tuple[list[str], Tensor]:
+    """One image, or all images in a folder in the order of their names: their names, and a batch of them.
+
+    Args:
+        path: the file, whatever it is called, or the folder.
+        side: height and width in pixels that they get.
+        middle: the share of their shorter side that is seen, around the middle.
+        normalisation: the one that the model was trained with.
+
+    Raises:
+        DataError: there is no image, one is damaged, or pillow is not installed.
+    """
+    _require_pillow()
+    files = sorted(file for file in path.iterdir() if is_photo(file)) if path.is_dir() else [path]
+    if not files:
+        raise DataError(f"{path}: has no images ({', '.join(_SUFFIXES)}); give one, or a folder of them")
+    squares = [_square(Stored(file), side, partial(_middle, middle)) for file in files]
+    return [file.name for file in files], _normalised(squares, normalisation)
+
+
+def _require_pillow() -> None:
+    if importlib.util.find_spec("PIL") is None:
+        raise DataError("photographs are decoded by pillow, which is not installed: pip install 'adamesh[images]'")
+
+
+def _square(stored: Stored, side: int, box_of: Callable[[int, int], Box]) -> Tensor:
+    """A part of an image as bytes [side, side, 3]."""
+    from PIL import Image
+
+    try:
+        image = _coloured(Image.open(BytesIO(stored.read())))
+        image = image.resize((side, side), Image.Resampling.BILINEAR, box=box_of(*image.size))
+    # Pillow's own for what it cannot identify is an OSError; a broken PNG raises a SyntaxError.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{stored}: is no readable image ({error}); get it again, or remove it") from error
+    return torch.from_numpy(np.array(image))
 
 
 def _coloured(image: "Image") -> "Image":
@@ -109,9 +141,9 @@ def _coloured(image: "Image") -> "Image":
     return image.convert("RGB")
 
 
-def _middle(width: int, height: int) -> Box:
-    """The square in the middle."""
-    side = _MIDDLE * min(width, height)
+def _middle(share: float, width: int, height: int) -> Box:
+    """The square in the middle, of that share of the shorter side."""
+    side = share * min(width, height)
     left, upper = (width - side) / 2, (height - side) / 2
     return left, upper, left + side, upper + side
 
@@ -126,5 +158,5 @@ def _window(drawn: Sequence[float], width: int, height: int) -> Box:
     return left, upper, min(width, left + across), min(height, upper + down)
 
 
-def _normalised(squares: Sequence[Tensor]) -> Tensor:
-    return IMAGENET_NORMALISATION(torch.stack(list(squares)).permute(0, 3, 1, 2))
+def _normalised(squares: Sequence[Tensor], normalisation: Normalisation) -> Tensor:
+    return normalisation(torch.stack(list(squares)).permute(0, 3, 1, 2))

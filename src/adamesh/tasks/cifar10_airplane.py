@@ -1,22 +1,23 @@
 """Is it an aeroplane? One class of CIFAR-10 against the nine others, with AUC, precision and recall."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from adamesh.data.cifar import CIFAR10_CLASSES
 from adamesh.models.cnn import PoolingCNN
-from adamesh.tasks.base import BinaryTask, Splits, TaskDefaults
-from adamesh.tasks.images import Batch, cifar10_splits
+from adamesh.tasks.base import BinaryTask, Predicts, Splits, TaskDefaults
+from adamesh.tasks.images import Batch, Named, cifar10_photos, cifar10_splits
 
 __all__ = ["Cifar10Airplane"]
 
 POSITIVE = CIFAR10_CLASSES.index("airplane")
 
 
-class Cifar10Airplane(BinaryTask[Batch]):
+class Cifar10Airplane(Predicts, BinaryTask[Batch]):
     """Binary cross-entropy; `PoolingCNN` with one output. One image in ten is an aeroplane."""
 
     name = "cifar10-airplane"
@@ -44,3 +45,12 @@ class Cifar10Airplane(BinaryTask[Batch]):
         images, labels = batch
         logits: Tensor = model(images).squeeze(1)
         return logits, (labels == POSITIVE).to(logits.dtype)
+
+    def read_inputs(self, path: Path) -> Named:
+        return cifar10_photos(path)
+
+    def predict(self, model: nn.Module, inputs: Named) -> Sequence[Mapping[str, Any]]:
+        """How likely the model finds an aeroplane."""
+        names, images = inputs
+        chances = model(images).squeeze(1).sigmoid()
+        return [{"file": name, "airplane": chance} for name, chance in zip(names, chances.tolist(), strict=True)]

@@ -6,12 +6,12 @@ from torch import nn
 
 from adamesh.models.cnn import PoolingCNN
 from adamesh.tasks.base import Splits, TaskDefaults
-from adamesh.tasks.images import Batch, ImageClassification, cifar10_splits
+from adamesh.tasks.images import Batch, Cifar10Classification, cifar10_splits
 
 __all__ = ["Cifar10CNN"]
 
 
-class Cifar10CNN(ImageClassification):
+class Cifar10CNN(Cifar10Classification):
     """Ten classes, cross-entropy, accuracy; `PoolingCNN`."""
 
     name = "cifar10-cnn"

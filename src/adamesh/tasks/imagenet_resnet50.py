@@ -1,7 +1,8 @@
 """ImageNet with the ResNet-50 of He, Zhang, Ren and Sun (2016), from the start or from pre-trained weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,11 +10,11 @@ from torch.nn import functional
 
 from adamesh.data.imagenet import read_imagenet
 from adamesh.data.images import CropFlip, ImageSplit
-from adamesh.data.photos import IMAGENET_NORMALISATION
+from adamesh.data.photos import IMAGENET_MIDDLE, IMAGENET_NORMALISATION, read_photos
 from adamesh.data.shapes import drawn_shapes, tinted
 from adamesh.models.resnet import resnet50
-from adamesh.tasks.base import Splits, Task, TaskDefaults
-from adamesh.tasks.images import Batch
+from adamesh.tasks.base import Predicts, Splits, Task, TaskDefaults
+from adamesh.tasks.images import Batch, Named, most_likely
 
 __all__ = ["ImageNetResNet50"]
 
@@ -26,12 +27,12 @@ DRAWN_FOR_TRAINING = 40
 DRAWN_FOR_TESTING = 40
 
 
-class ImageNetResNet50(Task[Batch]):
+class ImageNetResNet50(Predicts, Task[Batch]):
     """A thousand classes, cross-entropy, accuracy of the first and of the first five guesses."""
 
     name = "imagenet-resnet50"
     summary = "ImageNet, ResNet-50 (He et al. 2016), cross-entropy; pre-trained weights with --weights"
-    defaults = TaskDefaults(batch_size=256, epochs=20, lr=1e-3, weight_decay=0.05, schedule="cosine")
+    defaults = TaskDefaults(batch_size=256, epochs=16, lr=1e-3, weight_decay=0.05, schedule="cosine")
 
     def build_model(self) -> nn.Module:
         return resnet50(CLASSES)
@@ -65,3 +66,13 @@ class ImageNetResNet50(Task[Batch]):
             "accuracy": is_guess[:, 0].sum(),
             "top5_accuracy": is_guess.any(dim=1).sum(),
         }
+
+    def read_inputs(self, path: Path) -> Named:
+        return read_photos(path, SIDE, IMAGENET_MIDDLE, IMAGENET_NORMALISATION)
+
+    def predict(self, model: nn.Module, inputs: Named) -> Sequence[Mapping[str, Any]]:
+        """The most likely class, by its place among the sorted wnids, and how likely the model finds it."""
+        return [
+            {"file": name, "class": number, "probability": chance}
+            for name, number, chance in most_likely(model, inputs)
+        ]

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from adamesh.data.cifar import CIFAR10_NORMALISATION
 from adamesh.data.split import AugmentedSplit
-from adamesh.tasks.base import BinaryTask
+from adamesh.errors import DataError
+from adamesh.tasks.base import BinaryTask, Predicts
 from adamesh.tasks.catalog import find_task
 from adamesh.tasks.cifar10_airplane import Cifar10Airplane
 from adamesh.tasks.cifar10_cnn import Cifar10CNN
@@ -85,3 +87,35 @@ def test_photographs_are_read_at_224_pixels(tmp_path):
     assert images.shape == (1, 3, 224, 224)
     assert labels.tolist() == [1]
     assert isinstance(splits.train, AugmentedSplit)
+
+
+@pytest.mark.parametrize(
+    ("name", "logits", "said"),
+    [
+        ("cifar10-cnn", [0.0] * 9 + [30.0], {"class": "truck", "probability": 1.0}),
+        ("cifar10-resnet20", [30.0] + [0.0] * 9, {"class": "airplane", "probability": 1.0}),
+        ("cifar10-airplane", [0.0], {"airplane": 0.5}),
+        ("imagenet-resnet50", [0.0, 0.0, 30.0], {"class": 2, "probability": 1.0}),
+    ],
+)
+def test_photographs_are_predicted_by_name(tmp_path, name, logits, said):
+    task = find_task(name)
+    assert isinstance(task, Predicts)
+    for file in ("b.png", "a.JPEG"):
+        (tmp_path / file).write_bytes(encoded("PNG"))
+    (tmp_path / "notes.txt").write_text("x")
+    records = task.predict(Constant(*logits), task.read_inputs(tmp_path))
+    assert records == [{"file": file, **said} for file in ("a.JPEG", "b.png")]
+
+
+def test_one_photograph_is_prepared_as_training_prepared_them(tmp_path):
+    (tmp_path / "a").write_bytes(encoded("PNG", size=(32, 32), colour=(255, 0, 51)))
+    names, images = Cifar10CNN().read_inputs(tmp_path / "a")
+    assert names == ["a"]
+    expected = CIFAR10_NORMALISATION(torch.tensor([255, 0, 51], dtype=torch.uint8).reshape(1, 3, 1, 1))
+    torch.testing.assert_close(images, expected.expand(1, 3, 32, 32))
+
+
+def test_a_folder_without_photographs_is_refused(tmp_path):
+    with pytest.raises(DataError, match="has no images"):
+        Cifar10CNN().read_inputs(tmp_path)
