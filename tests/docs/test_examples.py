@@ -2,19 +2,29 @@
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from adamesh.errors import DataError
+from adamesh.tasks.catalog import find_task
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *arguments: str) -> str:
     command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def loss_in(text: str) -> float:
+    return float(re.fullmatch(r"test loss ([\d.]+)\n", text).group(1))  # type: ignore[union-attr]
 
 
 def test_every_example_is_linked_from_the_readme() -> None:
@@ -23,28 +33,37 @@ def test_every_example_is_linked_from_the_readme() -> None:
         assert f"](examples/{program.name})" in readme
 
 
-@pytest.mark.parametrize("launcher", [[], TORCHRUN], ids=["alone", "two"])
-def test_the_plain_loop_learns_alone_and_on_two_workers(tmp_path: Path, launcher: list[str]) -> None:
-    done = run(tmp_path, *launcher, str(EXAMPLES / "plain_loop.py"))
-    assert done.returncode == 0, done.stderr
-    assert float(re.fullmatch(r"test loss ([\d.]+)\n", done.stdout).group(1)) < 0.01  # type: ignore[union-attr]
+def test_the_plain_loop_learns_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(EXAMPLES / "plain_loop.py"), run_name="__main__")
+    assert loss_in(capsys.readouterr().out) < 0.01
 
 
-@pytest.mark.parametrize("own_data", [False, True], ids=["generated", "own"])
-def test_the_task_of_one_s_own_trains(tmp_path: Path, own_data: bool) -> None:
-    (tmp_path / "table.csv").write_text("".join(f"{i % 17},{i % 5},{i % 17 - i % 5}\n" for i in range(200)))
-    data = ["--data", "table.csv"] if own_data else []
-    options = ["--nproc", "1", "--epochs", "4", "--out", "run", *data]
-    done = run(tmp_path, "-m", "adamesh", "train", str(EXAMPLES / "my_task.py"), *options)
-    assert done.returncode == 0, done.stderr
-    assert ("real, from" if own_data else "generated: 2,000 rows") in done.stdout
+def test_the_plain_loop_learns_on_two_workers(tmp_path: Path) -> None:
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    assert loss_in(run(tmp_path, *launcher, str(EXAMPLES / "plain_loop.py"))) < 0.01
+
+
+def test_the_task_of_one_s_own_trains(tmp_path: Path) -> None:
+    options = ["--nproc", "1", "--epochs", "4", "--out", "run"]
+    out = run(tmp_path, "-m", "adamesh", "train", str(EXAMPLES / "my_task.py"), *options)
+    assert "generated: 2,000 rows" in out
     curve = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = [record["eval_loss"] for record in curve if "eval_loss" in record]
     assert losses[-1] < losses[0]
 
 
-def test_its_data_error_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "table.csv").write_text("1,2\n3,x\n")
-    done = run(tmp_path, "-m", "adamesh", "train", str(EXAMPLES / "my_task.py"), "--data", "table.csv", "--nproc", "1")
-    assert done.returncode == 2
-    assert re.fullmatch(r"adamesh: .*table\.csv: is no table of numbers: .*'x'\n", done.stderr)
+def test_the_task_of_one_s_own_reads_a_table_and_is_sized_by_it(tmp_path: Path) -> None:
+    task, table = find_task(str(EXAMPLES / "my_task.py")), tmp_path / "table.csv"
+    table.write_text("".join(f"{row},{row % 5},{row % 7},{-row}\n" for row in range(50)))
+    splits = task.load_data(table, seed=0)
+    batch = splits.train.batch(torch.tensor([0, 3]))
+    assert batch[1].tolist() == [[-10], [-13]]
+    assert task.loss(task.build_model(), batch).shape == ()
+
+
+@pytest.mark.parametrize("text", ["1,2\n3,x\n", "1,2\n3\n", "1\n" * 9, ""])
+def test_the_task_of_one_s_own_refuses_what_is_no_table_in_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "table.csv").write_text(text)
+    with pytest.raises(DataError, match=r"table\.csv: ") as caught:
+        find_task(str(EXAMPLES / "my_task.py")).load_data(tmp_path / "table.csv", seed=0)
+    assert "\n" not in str(caught.value)

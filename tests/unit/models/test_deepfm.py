@@ -52,7 +52,7 @@ def test_the_unknown_say_nothing_before_they_are_trained():
 
 def test_logistic_regression_is_a_linear_model_of_one_hot_features():
     torch.manual_seed(0)
-    model = LogisticRegression((5, 9, 3), num_genres=4)
+    model = LogisticRegression((5, 9, 3), num_genres=4, scale=3)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter)
     fields, genres = batch()
@@ -62,7 +62,7 @@ def test_logistic_regression_is_a_linear_model_of_one_hot_features():
     shares = many_hot / many_hot.sum(1, keepdim=True).clamp(min=1)
     features = torch.cat([*one_hot, shares], dim=1).float()
     weights = torch.cat([table.weight for table in [*model.weights.fields, model.weights.genres]])
-    torch.testing.assert_close(model(fields, genres), features @ weights[:, 0] + model.bias)
+    torch.testing.assert_close(model(fields, genres), 3 * features @ weights[:, 0] + model.bias)
 
 
 @pytest.mark.parametrize("num_genres", [0, 4])
