@@ -17,9 +17,8 @@ CODECS: Mapping[str, Codec] = {
     "bf16": adamesh.Cast(torch.bfloat16),
     "fp16": adamesh.Cast(torch.float16),
     "int8": adamesh.Int8(),
-    "int8-256-stochastic": adamesh.Int8(block=256, stochastic=True),
     "int4": adamesh.Int4(),
-    "int4-128-stochastic": adamesh.Int4(block=128, stochastic=True),
+    "int4-256-stochastic": adamesh.Int4(block=256, stochastic=True),
     "sign": adamesh.Sign(),
     "topk": adamesh.TopK(density=0.01),
 }
