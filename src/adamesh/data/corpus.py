@@ -25,6 +25,7 @@ from adamesh.errors import DataError
 
 __all__ = ["Corpus", "load_corpus"]
 
+# Part of the key: to be raised when another version of this package would make other numbers of the same text.
 _FORMAT = 1
 _LEARN_CHARS = 64_000_000
 _TOGETHER = 256
