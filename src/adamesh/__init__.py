@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from adamesh.codecs.topk import TopK
     from adamesh.codecs.warmup import Warmup
     from adamesh.errors import AdameshError, IncompatiblePlan
+    from adamesh.groups import param_groups
     from adamesh.lbfgs import LBFGS
     from adamesh.optimizer import Adam, AdamW, MeshOptimizer
     from adamesh.plan import Plan
@@ -52,6 +53,7 @@ __all__ = [
     "average_buffers",
     "broadcast_module",
     "load",
+    "param_groups",
     "save",
 ]
 __version__ = "0.1.0"
@@ -81,6 +83,7 @@ _HOMES = {
     "average_buffers": "replicas",
     "broadcast_module": "replicas",
     "load": "checkpoint.load",
+    "param_groups": "groups",
     "save": "checkpoint.save",
 }
 

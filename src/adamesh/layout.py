@@ -4,6 +4,7 @@ A *bucket* is a flat run of parameters of one (dtype, device, param group), fill
 order because that is roughly the order in which backward finishes their gradients. A *slot* is one
 parameter's place in a bucket; a *shard* is the equal slice of a bucket that one rank owns. Slots start, and
 shards end, on multiples of ``grain`` elements, so that a block codec's grid is the same at any world size.
+A *table* is a parameter with row-sparse gradients: it is cut by rows, and lies in no bucket.
 
 Nothing here knows tensors or ranks: the same parameters give the same layout on every worker, and
 :meth:`Layout.description` is what workers compare to be sure of it.
@@ -16,7 +17,7 @@ from functools import cached_property
 
 from adamesh.errors import LayoutError
 
-__all__ = ["GRAIN", "Bucket", "Layout", "ParamSpec", "Piece", "Slot", "build_layout", "first_mismatch"]
+__all__ = ["GRAIN", "Bucket", "Layout", "ParamSpec", "Piece", "Slot", "Table", "build_layout", "first_mismatch"]
 
 GRAIN = 64
 """Elements. A multiple of a cache line in every dtype, and the smallest block of the block codecs."""
@@ -33,6 +34,8 @@ class ParamSpec:
     group: int
     itemsize: int
     frozen: bool = False
+    sparse: str = ""
+    """The mode in which its rows are updated, if its gradients are row-sparse: then it is a table, in no bucket."""
 
     @property
     def numel(self) -> int:
@@ -85,6 +88,27 @@ class Bucket:
 
 
 @dataclass(frozen=True)
+class Table:
+    """A parameter whose gradients are row-sparse: it lies in no bucket, and only the rows touched travel.
+
+    Each rank of an island owns a run of neighbouring rows; the runs differ by one row at most.
+    """
+
+    param: int
+    num_rows: int
+    width: int
+    """Elements in a row."""
+
+    def row_range(self, rank: int, num_shards: int) -> tuple[int, int]:
+        """``(start, stop)`` of a rank's rows."""
+        return self.num_rows * rank // num_shards, self.num_rows * (rank + 1) // num_shards
+
+    def row_bounds(self, num_shards: int) -> tuple[int, ...]:
+        """Where the ranks' rows start, and where the last one's stop."""
+        return tuple(self.num_rows * rank // num_shards for rank in range(num_shards + 1))
+
+
+@dataclass(frozen=True)
 class Layout:
     """All buckets of an optimizer on a mesh of ``num_replicas x num_shards``."""
 
@@ -93,6 +117,7 @@ class Layout:
     num_shards: int
     num_replicas: int = 1
     grain: int = GRAIN
+    tables: tuple[Table, ...] = ()
 
     def pieces(self, bucket: int, rank: int) -> tuple[Piece, ...]:
         """The parts of slots that shard ``rank`` of a bucket holds, in order, empty ones left out."""
@@ -125,7 +150,13 @@ class Layout:
             )
             for bucket in more.buckets
         )
-        return replace(self, params=self.params + more.params, buckets=self.buckets + buckets)
+        tables = tuple(replace(table, param=table.param + len(self.params)) for table in more.tables)
+        return replace(
+            self,
+            params=self.params + more.params,
+            buckets=self.buckets + buckets,
+            tables=self.tables + tables,
+        )
 
 
 def build_layout(
@@ -148,11 +179,14 @@ def build_layout(
         LayoutError: two parameters have one name.
     """
     _check_names(params)
+    tables = tuple(Table(index, *param.shape) for index, param in enumerate(params) if param.sparse)
     unit = grain * num_shards * num_replicas
     open_runs: dict[tuple[str, str, int, bool], list[int]] = {}
     closed: list[list[int]] = []
     for index in reversed(range(len(params))):
         param = params[index]
+        if param.sparse:
+            continue
         key = (param.dtype, param.device, param.group, param.frozen)
         run = open_runs.setdefault(key, [])
         held = sum(_padded(params[i].numel, grain) for i in run) * param.itemsize
@@ -173,7 +207,7 @@ def build_layout(
         first = params[run[0]]
         numel = max(_padded(start, unit), unit)
         buckets.append(Bucket(position, first.dtype, first.device, first.group, first.frozen, tuple(slots), numel))
-    return Layout(tuple(params), tuple(buckets), num_shards, num_replicas, grain)
+    return Layout(tuple(params), tuple(buckets), num_shards, num_replicas, grain, tables)
 
 
 def _check_names(params: Sequence[ParamSpec]) -> None:

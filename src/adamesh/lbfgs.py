@@ -150,6 +150,9 @@ class LBFGS(torch.optim.LBFGS):
     def refuse_if_broken(self) -> None:
         """Nothing: a step that fails leaves the state before it."""
 
+    def flush(self) -> None:
+        """Nothing is ever put off here."""
+
     def named_params(self) -> list[tuple[str, nn.Parameter]]:
         """All parameters, by name where the caller gave names, else by number."""
         group = self.param_groups[0]

@@ -34,6 +34,7 @@ from adamesh.errors import CheckpointError, ConfigurationError, ParameterError
 from adamesh.plan import Plan
 from adamesh.rules.adam import Adam as AdamRule
 from adamesh.rules.base import Rule
+from adamesh.rules.row_modes import row_rule
 
 __all__ = ["Adam", "AdamW", "MeshOptimizer", "ParamsT", "common_device"]
 
@@ -74,12 +75,13 @@ class MeshOptimizer(torch.optim.Optimizer):
         self._rule = rule
         self._plan = plan
         rule.check(defaults)
+        self._readers: list[nn.Module] = []
         super().__init__(params, defaults)
         named = [pair for index in range(len(self.param_groups)) for pair in self._named(index)]
         device = common_device(named)
         mesh = plan.mesh if isinstance(plan.mesh, Mesh) else process_mesh(plan.mesh, device, plan.timeout_s)
         engine = Engine(rule, plan, mesh, device, time.perf_counter)
-        engine.extend(named, 0, self.param_groups)
+        engine.extend(named, 0, self.param_groups, self._readers)
         self._engine = engine
         self._grad_norm = torch.zeros((), dtype=torch.float64)
 
@@ -128,19 +130,43 @@ class MeshOptimizer(torch.optim.Optimizer):
         self.engine.reducer.forget()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, as with any torch optimizer. Collective once the optimizer is built."""
+        """Add a group, as with any torch optimizer. Collective once the optimizer is built.
+
+        A group of embeddings with row-sparse gradients says ``sparse="lazy"``, ``"decayed"`` or ``"exact"``, and with
+        ``"exact"`` names in ``modules`` who reads them; :func:`adamesh.param_groups` makes such groups.
+        """
+        param_group = dict(param_group)
+        modules = list(param_group.pop("modules", ()))
+        if param_group.get("sparse") == "lazy":
+            param_group.setdefault("weight_decay", 0.0)  # its rule has none, whatever the other groups' default
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
             self._rule.check(group)
-            self._plan.check_group(group)
-            if self._engine is not None:
-                self._engine.extend(
-                    self._named(len(self.param_groups) - 1), len(self.param_groups) - 1, self.param_groups
-                )
+            if group.get("sparse") is None:
+                self._plan.check_group(group)
+            else:
+                row_rule(group["sparse"], self._rule).check(group)
+            if self._engine is None:
+                self._readers += modules
+            else:
+                index = len(self.param_groups) - 1
+                self._engine.extend(self._named(index), index, self.param_groups, modules)
         except BaseException:
             self.param_groups.pop()
             raise
+
+    def flush(self) -> None:
+        """Bring all rows of embeddings in groups with ``sparse="exact"`` up to date. Collective.
+
+        Call it before evaluating, before changing parameters and before ``state_dict()``; ``adamesh.save`` and
+        :meth:`full_state_dict` do. It does nothing, and costs nothing, where there is no such group.
+
+        Raises:
+            ParameterError: such an embedding was changed from outside while some of its rows were behind.
+            PeerLost, CommunicationTimeout: a worker is gone.
+        """
+        self.engine.flush()
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
@@ -190,6 +216,8 @@ class MeshOptimizer(torch.optim.Optimizer):
         }
         for run in export_pieces(self.engine):
             state[run.name] |= {"start": run.start, "stop": run.stop, **run.tensors}
+            if run.width != 1:
+                state[run.name]["width"] = run.width
         residuals = {
             f"{key}/{run.name}": {"name": run.name, "start": run.start, "stop": run.stop, key: tensor}
             for run in export_residuals(self.engine)
@@ -221,7 +249,7 @@ class MeshOptimizer(torch.optim.Optimizer):
         counts = {name: int(entry["step"]) for name, entry in state_dict["state"].items()}
         entries = [{"name": name, **entry} for name, entry in state_dict["state"].items() if "start" in entry]
         runs = [
-            HeldRun(e["name"], e["start"], e["stop"], {k: v for k, v in e.items() if isinstance(v, Tensor)})
+            HeldRun(e["name"], e["start"], e["stop"], _tensors(e), e.get("width", 1))
             for e in [*entries, *state_dict.get("residuals", {}).values()]
         ]
         names = {slot.name: slot.name for slot in self.engine.slots}
@@ -298,6 +326,7 @@ class MeshOptimizer(torch.optim.Optimizer):
 
         Elsewhere it is empty.
         """
+        self.flush()
         tensors = gather_full(self.engine)
         if self.engine.mesh.world.rank != 0:
             return {}
@@ -430,6 +459,10 @@ def _is_dtensor(param: Tensor) -> bool:
     # Importing DTensor costs most of a second; whoever has one has imported it.
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(param, module.DTensor)
+
+
+def _tensors(entry: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {key: value for key, value in entry.items() if isinstance(value, Tensor)}
 
 
 def _numbers(slot: LiveSlot) -> dict[str, float]:

@@ -77,6 +77,11 @@ def value(source: int, target: int) -> int:
     return 1 + 5 * source + target
 
 
+def uneven(source: int, target: int) -> int:
+    """How many elements ``source`` sends to ``target``: different each way, and none between some."""
+    return (3 * source + 5 * target) % 4
+
+
 def outgoing(comm: Communicator, length: int, dtype: torch.dtype) -> torch.Tensor:
     values = [value(comm.rank, target) for target in range(comm.size)]
     return torch.tensor(values, dtype=dtype).repeat_interleave(length)
@@ -110,6 +115,26 @@ def all_to_all_only_reads_what_it_sends(mesh: Mesh) -> None:
     received = torch.zeros_like(sent)
     comm.all_to_all(received, sent).wait()
     assert torch.equal(sent, outgoing(comm, 5, torch.float32))
+
+
+def all_to_all_uneven_moves_any_lengths_but_the_own(mesh: Mesh) -> None:
+    for comm in communicators(mesh):
+        for dtype in DTYPES:
+            sent = [torch.full((uneven(comm.rank, j),), value(comm.rank, j), dtype=dtype) for j in range(comm.size)]
+            received = [torch.full((uneven(i, comm.rank),), UNTOUCHED, dtype=dtype) for i in range(comm.size)]
+            comm.all_to_all_uneven(received, sent).wait()
+            for source, tensor in enumerate(received):
+                number = UNTOUCHED if source == comm.rank else value(source, comm.rank)
+                assert tensor.tolist() == [number] * uneven(source, comm.rank), (dtype, source, tensor)
+
+
+def all_to_all_uneven_gathers_where_all_are_sent_the_same(mesh: Mesh) -> None:
+    comm = mesh.world
+    mine = torch.arange(3 * comm.rank, dtype=torch.int32)  # the first rank has nothing to give
+    received = [torch.full((3 * rank,), UNTOUCHED, dtype=torch.int32) for rank in range(comm.size)]
+    comm.all_to_all_uneven(received, [mine] * comm.size).wait()
+    assert all(received[rank].tolist() == list(range(3 * rank)) for rank in range(comm.size) if rank != comm.rank)
+    assert mine.tolist() == list(range(3 * comm.rank))
 
 
 def all_gather_fills_in_every_other_chunk(mesh: Mesh) -> None:
@@ -250,6 +275,8 @@ def only_who_sums_natively_has_reduce_scatter(mesh: Mesh) -> None:
 LAWS = [
     all_to_all_moves_every_chunk_but_the_own,
     all_to_all_only_reads_what_it_sends,
+    all_to_all_uneven_moves_any_lengths_but_the_own,
+    all_to_all_uneven_gathers_where_all_are_sent_the_same,
     all_gather_fills_in_every_other_chunk,
     broadcast_overwrites_with_any_rank_s_tensor,
     a_parameter_may_be_broadcast,

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adamesh.errors import LayoutError
-from adamesh.layout import GRAIN, Layout, ParamSpec, build_layout, first_mismatch
+from adamesh.layout import GRAIN, Layout, ParamSpec, Table, build_layout, first_mismatch
 
 ITEMSIZE = {"float32": 4, "float64": 8, "bfloat16": 2}
 
@@ -155,3 +155,25 @@ def test_a_mismatch_of_numbers_names_the_first_parameter_too_many_on_either_side
 
 def test_a_mismatch_of_the_mesh_names_the_number_that_differs():
     assert "num_shards 2 against 3" in mismatch([spec("a", 3)], [spec("a", 3)], num_shards=3)
+
+
+@given(st.integers(0, 40), st.integers(1, 7))
+def test_every_row_of_a_table_has_one_owner_and_no_rank_owns_two_more_than_another(num_rows, num_shards):
+    table = Table(0, num_rows, 3)
+    ranges = [table.row_range(rank, num_shards) for rank in range(num_shards)]
+    assert [row for start, stop in ranges for row in range(start, stop)] == list(range(num_rows))
+    lengths = [stop - start for start, stop in ranges]
+    assert max(lengths) - min(lengths) <= 1
+    assert table.row_bounds(num_shards) == (*(start for start, _ in ranges), num_rows)
+
+
+def test_tables_lie_in_no_bucket_and_their_mode_is_part_of_what_is_compared():
+    table = ParamSpec("table", (6, 2), "float32", "cpu", 0, 4, sparse="lazy")
+    dense = ParamSpec("dense", (6, 2), "float32", "cpu", 0, 4)
+    layout = build_layout([table, dense], 2)
+    assert [slot.param for bucket in layout.buckets for slot in bucket.slots] == [1]
+    assert layout.tables == (Table(0, 6, 2),)
+    assert layout.extended([replace(table, name="more")], 100).tables == (Table(0, 6, 2), Table(2, 6, 2))
+    exact = build_layout([replace(table, sparse="exact"), dense], 2)
+    assert "'table'" in first_mismatch(exact.description, layout.description)
+    assert "sparse 'exact' against 'lazy'" in first_mismatch(exact.description, layout.description)

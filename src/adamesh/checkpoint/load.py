@@ -15,7 +15,7 @@ from adamesh.checkpoint.stateful import StatefulOptimizer
 from adamesh.comm.accord import agree
 from adamesh.engine.state_dict import PieceSource
 from adamesh.errors import CheckpointError
-from adamesh.reshard import Range, plan_copies
+from adamesh.reshard import plan_copies
 
 __all__ = ["load", "load_model"]
 
@@ -120,7 +120,7 @@ class FolderSource:
         saved = self._names[name]
         runs = [run for run in self._runs.get(saved, []) if key in run.keys]
         parts = []
-        for copy in plan_copies((Range(i, r.start, r.stop) for i, r in enumerate(runs)), start, stop, saved):
+        for copy in plan_copies((run.range(i, key) for i, run in enumerate(runs)), start, stop, saved):
             file = self._file(runs[copy.source].file)
             parts.append(file.get_slice(f"{key}/{saved}")[copy.source_start : copy.source_stop])
         return torch.cat(parts) if parts else torch.empty(0)

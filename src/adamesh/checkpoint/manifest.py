@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from adamesh.engine.table import ROW_KEYS
 from adamesh.errors import CheckpointError
+from adamesh.reshard import Range
 
 __all__ = ["MANIFEST", "FileRecord", "Manifest", "TensorRecord", "read_manifest"]
 
@@ -42,6 +44,13 @@ class StateRun:
     start: int
     stop: int
     keys: tuple[str, ...]
+    width: int = 1
+    """Of a table: elements in a row, to each of which the state tensors in ROW_KEYS have one number."""
+
+    def range(self, source: int, key: str) -> Range:
+        """What of a state tensor this is, in that tensor's own numbers."""
+        unit = self.width if key in ROW_KEYS else 1
+        return Range(source, self.start // unit, self.stop // unit)
 
 
 @dataclass(frozen=True)

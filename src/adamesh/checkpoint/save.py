@@ -49,6 +49,7 @@ def save_on(disk: Disk, folder: Path, model: nn.Module, optimizer: StatefulOptim
     """:func:`save` through a given disk, which tests cut short."""
     world = optimizer.mesh.world
     optimizer.refuse_if_broken()
+    optimizer.flush()
     share: Share | None = None
     problem: CheckpointError | None = None
     generation = 0
@@ -128,7 +129,7 @@ def _write_share(
         if run.name in means:
             tensors[RESIDUAL] = means[run.name]
         flat |= {f"{key}/{name}": tensor for key, tensor in tensors.items()}
-        share.runs.append(StateRun(f"state-{suffix}", name, run.start, run.stop, tuple(tensors)))
+        share.runs.append(StateRun(f"state-{suffix}", name, run.start, run.stop, tuple(tensors), run.width))
     if flat:
         _write(folder, f"state-{suffix}", flat, share, disk)
     return share

@@ -22,6 +22,9 @@ class StatefulOptimizer(Protocol):
     def refuse_if_broken(self) -> None:
         """Raise what makes the state unfit to be saved, if anything does."""
 
+    def flush(self) -> None:
+        """Do what the optimizer has put off, so that parameters and state are those of the last step. Collective."""
+
     def named_params(self) -> list[tuple[str, nn.Parameter]]:
         """All parameters, by the optimizer's own names."""
 

@@ -10,6 +10,7 @@ left alone until ``Work.wait()`` returned (except where the result is going to b
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,6 +70,14 @@ class Communicator(ABC):
 
         The chunk a rank would send to itself is *not* moved: ``recv_N``'s own chunk keeps what it held, and
         the caller reads its own contribution from ``send_N``.
+        """
+
+    @abstractmethod
+    def all_to_all_uneven(self, recv: Sequence[Tensor], send: Sequence[Tensor]) -> Work:
+        """Send ``send[j]`` to rank ``j``; ``recv[i]`` is overwritten by what comes from rank ``i``.
+
+        Flat tensors of one dtype and of any lengths, none included; the two ends of a transfer agree on its length.
+        As with `all_to_all`, nothing is moved from a rank to itself. The same tensor may be sent to several ranks.
         """
 
     @abstractmethod

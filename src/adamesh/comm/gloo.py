@@ -52,6 +52,14 @@ class GlooCommunicator(Communicator):
             [(peer, self._chunk(send_N, peer)) for peer in self._destinations()],
         )
 
+    def all_to_all_uneven(self, recv: Sequence[Tensor], send: Sequence[Tensor]) -> Work:
+        assert len(recv) == len(send) == self.size, (len(recv), len(send), self.size)
+        return self._launch(
+            "all_to_all_uneven",
+            [(peer, recv[peer]) for peer in self._sources()],
+            [(peer, send[peer]) for peer in self._destinations()],
+        )
+
     def all_gather(self, buffer_N: Tensor) -> Work:
         own_S = self._chunk(buffer_N, self.rank)
         return self._launch(

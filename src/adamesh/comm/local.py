@@ -1,5 +1,7 @@
 """The communicator of a worker that is alone: every collective is complete before it is launched."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -20,6 +22,10 @@ class LocalCommunicator(Communicator):
 
     def all_to_all(self, recv_N: Tensor, send_N: Tensor) -> Work:
         assert recv_N.numel() == send_N.numel(), (recv_N.numel(), send_N.numel())
+        return Completed()
+
+    def all_to_all_uneven(self, recv: Sequence[Tensor], send: Sequence[Tensor]) -> Work:
+        assert len(recv) == len(send) == 1, (len(recv), len(send))
         return Completed()
 
     def all_gather(self, buffer_N: Tensor) -> Work:

@@ -1,6 +1,6 @@
 """The communicator over NCCL, for CUDA buffers, with short messages of bytes by Gloo."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -43,6 +43,13 @@ class NcclCommunicator(Communicator):
         received[self.rank] = received[self.rank][:0]
         sent[self.rank] = sent[self.rank][:0]
         return self._launch("all_to_all", lambda: dist.all_to_all(received, sent, group=self._group, async_op=True))
+
+    def all_to_all_uneven(self, recv: Sequence[Tensor], send: Sequence[Tensor]) -> Work:
+        received = [recv[peer] if peer != self.rank else recv[peer][:0] for peer in range(self.size)]
+        sent = [send[peer] if peer != self.rank else send[peer][:0] for peer in range(self.size)]
+        return self._launch(
+            "all_to_all_uneven", lambda: dist.all_to_all(received, sent, group=self._group, async_op=True)
+        )
 
     def all_gather(self, buffer_N: Tensor) -> Work:
         own_S = chunk(buffer_N, self.rank, self.size)  # NCCL gathers in place when the input lies there

@@ -202,6 +202,16 @@ class ThreadCommunicator(Communicator):
 
         return self._launch(f"all_to_all of {send_N.numel()} {send_N.dtype}", send_N, receive)
 
+    def all_to_all_uneven(self, recv: Sequence[Tensor], send: Sequence[Tensor]) -> Work:
+        assert len(recv) == len(send) == self.size, (len(recv), len(send), self.size)
+
+        def receive(sent: Sequence[Sequence[Tensor]]) -> None:
+            for peer in self._peers():
+                _copy(recv[peer], sent[peer][self.rank])
+
+        # Lengths are a matter of each pair: _copy asserts them.
+        return self._launch(f"all_to_all_uneven of {send[0].dtype}", list(send), receive)
+
     def all_gather(self, buffer_N: Tensor) -> Work:
         self._check_buffers(buffer_N)
 
@@ -352,6 +362,7 @@ def _join(hub: Hub, group: Group, worker: int) -> Communicator:
 
 
 def _copy(target: Tensor, source: Tensor) -> None:
+    assert target.shape == source.shape, (target.shape, source.shape)
     # `.data`: a network writes memory without autograd's or the version counter's knowledge, so do we.
     target.data.copy_(source.data)
 

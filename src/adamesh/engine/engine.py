@@ -1,12 +1,13 @@
 """The engine: layout, buckets, reducer, hooks and transaction of one optimizer on one rank, put together."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from adamesh.comm.accord import agree, first_says
 from adamesh.comm.base import Mesh
@@ -14,10 +15,15 @@ from adamesh.engine.bucket import LiveBucket, LiveSlot, live_buckets
 from adamesh.engine.hooks import Hooks
 from adamesh.engine.meter import Meter, StepStats
 from adamesh.engine.owner import Shard
+from adamesh.engine.present import Present
+from adamesh.engine.readers import Readers, check_readers
 from adamesh.engine.reducer import Reducer
+from adamesh.engine.rows import RowStep
+from adamesh.engine.table import LiveTable, check_table, live_tables
 from adamesh.engine.transaction import Outcome, Transaction
+from adamesh.engine.travel import RowTravel
 from adamesh.engine.wiring import Wiring
-from adamesh.errors import AdameshError, ConfigurationError, LayoutError, ParameterError
+from adamesh.errors import AdameshError, CommunicationError, ConfigurationError, LayoutError, ParameterError
 from adamesh.layout import Layout, ParamSpec, build_layout, first_mismatch
 from adamesh.membership.base import Membership
 from adamesh.plan import Plan
@@ -41,17 +47,28 @@ class Engine:
         membership = Membership(mesh.world.size)
         wiring = Wiring(mesh, plan.wire)
         self.reducer = Reducer(self.buckets, wiring, plan.overlap, self._meter)
-        self.transaction = Transaction(wiring, self.reducer, rule, plan.sync, membership, self._meter)
+        self.tables: list[LiveTable] = []
+        travel = RowTravel(mesh, self._meter)
+        self.present = Present(self.tables, travel, self.reducer)
+        rows = RowStep(self.tables, travel, self.present, rule.hyper_names)
+        self.transaction = Transaction(wiring, self.reducer, rule, plan.sync, membership, self._meter, rows)
         self.hooks = Hooks(self.reducer)
+        self._readers = Readers(self.read, self.hooks)
         self._hypers: Sequence[Hyper] = ()
         self.last_stats: StepStats = self.transaction.stats(committed=False)
 
     @property
     def slots(self) -> list[LiveSlot]:
-        """All slots, in layout order."""
-        return [slot for bucket in self.buckets for slot in bucket.slots]
+        """All slots, in layout order: those in buckets, then the tables'."""
+        return [slot for bucket in self.buckets for slot in bucket.slots] + [table.slot for table in self.tables]
 
-    def extend(self, named: Sequence[tuple[str, nn.Parameter]], group: int, hypers: Sequence[Hyper]) -> None:
+    def extend(
+        self,
+        named: Sequence[tuple[str, nn.Parameter]],
+        group: int,
+        hypers: Sequence[Hyper],
+        modules: Sequence[nn.Module] = (),
+    ) -> None:
         """Take in the parameters of one or more groups from number ``group`` on. Collective.
 
         The first worker's values become everybody's.
@@ -60,13 +77,16 @@ class Engine:
             named: names and parameters; those of ``hypers[group]`` first.
             group: the index of the first new group.
             hypers: all parameter groups.
+            modules: those that read tables whose groups are exact.
         """
         self._hypers = hypers
         params = [param for _, param in named]
         specs = self._specs(named, group, hypers)
+        exact = [pair for pair, spec in zip(named, specs, strict=True) if spec.sparse == "exact"]
+        check_readers(exact, modules)
         bucket_bytes = int(self.plan.bucket_mb * 2**20)
         first = len(self.layout.buckets)
-        if first == 0:
+        if not self.layout.params:
             shape = self.mesh.shard.size, self.mesh.replicate.size
             layout = build_layout(specs, *shape, bucket_bytes, self.plan.wire.grain)
         else:
@@ -79,12 +99,16 @@ class Engine:
             self.mesh.world.broadcast(bucket.param_N, src=0).wait()
             for slot in bucket.slots:
                 slot.publish()
+        tables = live_tables(layout, len(self.tables), everybody, hypers, self.mesh, self.rule)
         self.layout = layout
         self.buckets.extend(fresh)
         for bucket in fresh:
             if not bucket.place.dormant:
                 self.wake(bucket)
+        self.tables.extend(tables)
         self.hooks.attach(fresh)
+        self.hooks.claim([table.slot for table in tables])
+        self._readers.attach(modules, tables)
         held = self.transaction.stats(committed=False)
         self.last_stats = replace(self.last_stats, state_bytes=held.state_bytes, buffer_bytes=held.buffer_bytes)
 
@@ -101,7 +125,11 @@ class Engine:
 
     def state_names(self, bucket: LiveBucket) -> tuple[str, ...]:
         """The state tensors that the rule keeps for a bucket's parameters."""
-        return tuple(self.rule.state_names(self._hypers[bucket.place.group]))
+        return tuple(self.rule.state_names(self.hyper(bucket.place.group)))
+
+    def hyper(self, group: int) -> Hyper:
+        """A parameter group, as it last was."""
+        return self._hypers[group]
 
     def step(self, hypers: Sequence[Hyper], loss_scale: float | None) -> Outcome:
         """One transaction; see :mod:`adamesh.engine.transaction`."""
@@ -119,6 +147,45 @@ class Engine:
         self.hooks.attach(self.buckets)
         return outcome
 
+    def read(self, table: LiveTable, rows: Tensor, together: bool) -> None:
+        """A module is about to read rows of an exact table that has missed steps.
+
+        Args:
+            table: which.
+            rows: row numbers, in any shape.
+            together: all ranks are about to read it: bring the rows to the present. Collective then.
+
+        Raises:
+            ParameterError: not all take part, and some rows are behind.
+        """
+        with torch.no_grad():
+            if not together:
+                self.present.refuse(table, rows)
+                return
+            with self._or_broken("rows of an embedding could not be brought up to date"):
+                self.present.refresh(table, rows)
+
+    def flush(self) -> None:
+        """Bring all rows of exact tables to the present. Collective."""
+        if any(table.missed for table in self.tables):
+            with torch.no_grad(), self._or_broken("rows of embeddings could not be brought up to date"):
+                self.agree(self.present.changed(), ParameterError, "flush")
+                self.quiesce()
+                self.present.flush()
+
+    @contextmanager
+    def _or_broken(self, what: str) -> Iterator[None]:
+        """A worker lost outside a step: nothing is torn, and these workers cannot go on."""
+        self.transaction.refuse_if_broken()
+        try:
+            yield
+        except CommunicationError as error:
+            self.transaction.broken = type(error)(
+                f"{what} because workers were lost, and these workers cannot go on. Restart with the workers that are "
+                f"left, and load the last checkpoint. The cause: {error}"
+            )
+            raise self.transaction.broken from error
+
     def quiesce(self) -> None:
         """Before a collective outside ``step``: if any rank has launched buckets, all launch the rest. Collective."""
         dirty = self.mesh.world.exchange(bytes([self.reducer.dirty]), "quiesce")
@@ -135,9 +202,12 @@ class Engine:
 
     def _specs(self, named: Sequence[tuple[str, nn.Parameter]], group: int, hypers: Sequence[Hyper]) -> list[ParamSpec]:
         group_of = {id(param): g for g in range(group, len(hypers)) for param in hypers[g]["params"]}
-        return [self._spec(name, param, group_of[id(param)]) for name, param in named]
+        return [
+            self._spec(name, param, group_of[id(param)], str(hypers[group_of[id(param)]].get("sparse") or ""))
+            for name, param in named
+        ]
 
-    def _spec(self, name: str, param: nn.Parameter, group: int) -> ParamSpec:
+    def _spec(self, name: str, param: nn.Parameter, group: int, sparse: str) -> ParamSpec:
         if param.device != self._device:
             raise ParameterError(
                 f"parameter {name!r} is on {param.device} and others are on {self._device}: one optimizer keeps its "
@@ -145,6 +215,8 @@ class Engine:
             )
         if not (param.is_floating_point() or param.is_complex()):
             raise ParameterError(f"parameter {name!r} is of dtype {param.dtype}: only floating-point parameters train")
+        if sparse:
+            check_table(name, param, sparse, self.plan.sync)
         real = torch.view_as_real(param.detach()) if param.is_complex() else param
         return ParamSpec(
             name=name,
@@ -154,6 +226,7 @@ class Engine:
             group=group,
             itemsize=real.element_size(),
             frozen=not param.requires_grad,
+            sparse=sparse,
         )
 
     def _compare(self, layout: Layout) -> None:

@@ -53,7 +53,7 @@ def check_fit(
 def restore_group(group: dict[str, Any], saved: Mapping[str, Any]) -> None:
     """Overwrite a group's hyper-parameters by saved ones."""
     for key, value in saved.items():
-        if key in ("params", "param_names"):
+        if key in ("params", "param_names", "sparse"):  # as the optimizer was built
             continue
         if key in group and isinstance(group[key], Tensor):
             group[key].fill_(float(value))

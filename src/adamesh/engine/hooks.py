@@ -40,7 +40,7 @@ class Hooks:
         for bucket in buckets:
             for slot in bucket.slots:
                 if slot.param.requires_grad and not slot.hooked:
-                    self._claim(slot)
+                    self.claim([slot])
                     self._listen(bucket, slot)
 
     def detach(self, name: str) -> None:
@@ -48,12 +48,14 @@ class Hooks:
         self.superseded = name
         _remove(self._handles, self._accumulators)
 
-    def _claim(self, slot: LiveSlot) -> None:
-        other = _LISTENER.get(slot.param)
-        holder = other() if other is not None else None
-        if holder is not None and holder is not self:
-            holder.detach(slot.name)
-        _LISTENER[slot.param] = weakref.ref(self)
+    def claim(self, slots: Iterable[LiveSlot]) -> None:
+        """These parameters are this optimizer's from now on; an older one that has them learns it."""
+        for slot in slots:
+            other = _LISTENER.get(slot.param)
+            holder = other() if other is not None else None
+            if holder is not None and holder is not self:
+                holder.detach(slot.name)
+            _LISTENER[slot.param] = weakref.ref(self)
 
     def _listen(self, bucket: LiveBucket, slot: LiveSlot) -> None:
         me = weakref.ref(self)

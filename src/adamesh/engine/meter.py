@@ -26,7 +26,8 @@ class StepStats:
     bytes_control: int
     """Bytes of headers and votes this rank sent."""
     comm_exposed_s: float
-    """Seconds this rank waited for communication inside ``step()``: what backward did not hide."""
+    """Seconds this rank waited for communication inside ``step()``: what backward did not hide. (And, with
+    ``sparse="exact"``, in the forward of embeddings; their bytes count as well, those of ``flush()`` too.)"""
     state_bytes: int
     """Optimizer state on this rank: moments, and master weights where they are kept apart."""
     buffer_bytes: int

@@ -245,8 +245,8 @@ class Reducer:
             slot.grad_flat.zero_()
         elif grad.layout != torch.strided:
             self.failure = (
-                f"the gradient of {slot.name!r} is of layout {grad.layout}: only dense gradients can be sent. "
-                "Build its layer with sparse=False"
+                f"the gradient of {slot.name!r} is of layout {grad.layout}: only dense gradients can be sent. Build "
+                "its layer with sparse=False, or the optimizer over adamesh.param_groups(model), which sends rows"
             )
             grad = None  # not taken, so that it is found again if it is stepped on again
         elif not slot.fits:

@@ -7,10 +7,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from adamesh.comm.base import chunk
+from adamesh.comm.base import Communicator, chunk
 from adamesh.engine.bucket import flat_real, state_dtype
 from adamesh.engine.engine import Engine
 from adamesh.engine.residuals import KINDS, RESIDUAL, own_runs, start_from
+from adamesh.engine.table import MASTER, ROW_KEYS, LiveTable
 from adamesh.errors import CheckpointError, LayoutError, StateLost
 from adamesh.reshard import Range, plan_copies
 
@@ -28,8 +29,6 @@ __all__ = [
 
 _OWN = {kind: f"{RESIDUAL}_{kind}" for kind in KINDS}
 """The keys of a worker's own residuals, which are state of this worker and fit no other number of workers."""
-MASTER = "master"
-"""The key of a separate full-precision master among a parameter's state tensors."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,13 @@ class HeldRun:
     start: int
     stop: int
     tensors: Mapping[str, Tensor]
+    width: int = 1
+    """Elements to a number in those of the tensors that have one number a row (`adamesh.engine.table.ROW_KEYS`)."""
+
+    def range(self, source: int, key: str) -> Range:
+        """What of a state tensor this is, in that tensor's own numbers."""
+        unit = self.width if key in ROW_KEYS else 1
+        return Range(source, self.start // unit, self.stop // unit)
 
 
 class StateSource(Protocol):
@@ -55,7 +61,7 @@ class StateSource(Protocol):
         """The state tensors there are of a parameter."""
 
     def read(self, name: str, key: str, start: int, stop: int) -> Tensor:
-        """Elements ``start:stop`` of one state tensor, flat and real. Raises LayoutError if some are missing."""
+        """Numbers ``start:stop`` of one state tensor, flat and real. Raises LayoutError if some are missing."""
 
 
 @dataclass
@@ -84,7 +90,7 @@ class PieceSource:
 
     def read(self, name: str, key: str, start: int, stop: int) -> Tensor:
         runs = [run for run in self._by_name.get(name, []) if key in run.tensors]
-        copies = plan_copies((Range(i, r.start, r.stop) for i, r in enumerate(runs)), start, stop, name)
+        copies = plan_copies((run.range(i, key) for i, run in enumerate(runs)), start, stop, name)
         parts = [runs[c.source].tensors[key][c.source_start : c.source_stop] for c in copies]
         return parts[0] if len(parts) == 1 else torch.cat([*parts]) if parts else torch.empty(0)
 
@@ -94,8 +100,15 @@ def export_pieces(engine: Engine) -> list[HeldRun]:
 
     Raises:
         StateLost: it is torn.
+        CheckpointError: rows of an exact table are behind.
     """
     _refuse_torn(engine)
+    for table in engine.tables:
+        if table.missed:
+            raise CheckpointError(
+                f"rows of {table.slot.name!r} are up to {len(table.missed)} steps behind, as they may be with "
+                "sparse='exact': call optimizer.flush() on every worker before taking their state (adamesh.save does)"
+            )
     runs = []
     for index in sorted(engine.transaction.shards):
         shard = engine.transaction.shards[index]
@@ -104,7 +117,7 @@ def export_pieces(engine: Engine) -> list[HeldRun]:
             if shard.separate:
                 tensors[MASTER] = piece.master
             runs.append(HeldRun(piece.slot.name, piece.place.start, piece.place.stop, tensors))
-    return runs
+    return runs + [_held(table) for table in engine.tables if table.owned is not None and table.stop > table.start]
 
 
 def export_residuals(engine: Engine) -> list[HeldRun]:
@@ -138,7 +151,27 @@ def fetch(engine: Engine, source: StateSource) -> PieceSource:
             runs.append(HeldRun(name, piece.start, piece.stop, tensors))
     if engine.plan.wire.keeps_residuals:
         runs.extend(_fetch_residuals(engine, source, counts))
+    runs.extend(_fetch_rows(table, engine, source) for table in engine.tables if counts[table.slot.name])
     return PieceSource(runs, counts, numbers)
+
+
+def _held(table: LiveTable) -> HeldRun:
+    """This rank's rows of a table, as views."""
+    width, tensors = table.place.width, table.tensors()
+    return HeldRun(table.slot.name, table.start * width, table.stop * width, tensors, width)
+
+
+def _fetch_rows(table: LiveTable, engine: Engine, source: StateSource) -> HeldRun:
+    """What a source has of this rank's rows of a table; rows of which it has no counts were in every update."""
+    name, width, there = table.slot.name, table.place.width, set(source.keys(table.slot.name))
+    kept = set(table.rule.state_names(engine.hyper(table.group)))
+    _check_keys(name, there - {MASTER, RESIDUAL, *_OWN.values(), *ROW_KEYS}, kept)
+    keys = kept | ({MASTER} & there if table.dtype != table.values.dtype else set())
+    tensors = {key: _read(source, name, key, table.start * width, table.stop * width) for key in sorted(keys)}
+    for key in ROW_KEYS:
+        if key in there:
+            tensors[key] = _read(source, name, key, table.start, table.stop)
+    return HeldRun(name, table.start * width, table.stop * width, tensors, width)
 
 
 def _fetch_residuals(engine: Engine, source: StateSource, counts: Mapping[str, int]) -> list[HeldRun]:
@@ -182,6 +215,12 @@ def restore(engine: Engine, source: StateSource, step_number: int) -> None:
                     value = held.read(name, MASTER, start, stop) if has_master else piece.slot.value[start:stop]
                     piece.master.copy_(value)
                 piece.step.fill_(float(held.steps(name) or 0))
+        for table in engine.tables:
+            steps = held.steps(table.slot.name) or 0
+            if steps and table.owned is None:
+                table.wake(engine.hyper(table.group))
+            found = {key: held.read(table.slot.name, key, *table.span(key)) for key in held.keys(table.slot.name)}
+            table.restore(found, steps)
         _restore_residuals(engine, held, step_number)
     for slot in engine.slots:
         slot.steps = held.steps(slot.name) or 0
@@ -232,7 +271,22 @@ def gather_full(engine: Engine) -> dict[str, dict[str, Tensor]]:
                 for slot in shard.bucket.slots:
                     run = buffer_N[slot.place.start : slot.place.stop]
                     full.setdefault(slot.name, {})[key] = slot.shaped(run).clone()
+    for table in engine.tables:
+        if table.owned is not None:
+            gathered = {key: _gathered(table, tensor, comm) for key, tensor in table.tensors().items()}
+            if first:
+                full[table.slot.name] = {k: t if k in ROW_KEYS else table.slot.shaped(t) for k, t in gathered.items()}
     return full
+
+
+def _gathered(table: LiveTable, own: Tensor, comm: Communicator) -> Tensor:
+    """A state tensor of all rows, flat, on the first worker of an island; the others get their own back. Collective."""
+    unit = own.numel() // max(1, table.stop - table.start)
+    lengths = [unit * int(n) for n in table.bounds.diff()] if comm.rank == 0 else [0] * comm.size
+    received = [torch.empty(length, dtype=own.dtype, device=own.device) for length in lengths]
+    comm.all_to_all_uneven(received, [own] + [own[:0]] * (comm.size - 1)).wait()
+    received[comm.rank] = own
+    return torch.cat(received)
 
 
 def scatter_full(
@@ -253,23 +307,29 @@ def scatter_full(
     """
     world = engine.mesh.world
     slots = {slot.name: slot for slot in engine.slots}
+    tables = {table.slot.name: table for table in engine.tables}
     owned: dict[str, tuple[int, int]] = {}
     for place in (
         p for bucket in engine.buckets for p in engine.layout.pieces(bucket.place.index, engine.mesh.shard.rank)
     ):
         owned[engine.layout.params[place.param].name] = (place.start, place.stop)
+    owned |= {name: table.span(MASTER) for name, table in tables.items()}
     # Of parameters that this rank owns nothing of, an empty run: what keys there are is checked on all ranks.
     owned = {name: owned.get(name, (0, 0)) for name in slots}
     kept: dict[str, dict[str, Tensor]] = {name: {} for name in slots}
     for name, key in keys:
         value = slots[name].value
-        buffer = world.allocate(value.numel(), state_dtype(value.dtype), value.device)
+        per_row = key in ROW_KEYS and name in tables
+        numel = tables[name].place.num_rows if per_row else value.numel()
+        buffer = world.allocate(numel, torch.int32 if per_row else state_dtype(value.dtype), value.device)
         if world.rank == 0:
             buffer.copy_(flat_real(tensors[name][key]))
         world.broadcast(buffer, src=0).wait()
-        start, stop = owned[name]
+        start, stop = tables[name].span(key) if name in tables else owned[name]
         kept[name][key] = buffer[start:stop].clone()
-    return PieceSource([HeldRun(name, *owned[name], kept[name]) for name in slots], counts, numbers)
+    widths = {name: table.place.width for name, table in tables.items()}
+    runs = [HeldRun(name, *owned[name], kept[name], widths.get(name, 1)) for name in slots]
+    return PieceSource(runs, counts, numbers)
 
 
 def _refuse_torn(engine: Engine) -> None:

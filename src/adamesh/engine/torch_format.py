@@ -9,6 +9,7 @@ from torch import Tensor
 
 from adamesh.engine.bucket import LiveSlot
 from adamesh.engine.engine import without_params
+from adamesh.engine.table import ROW_KEYS
 from adamesh.errors import CheckpointError
 from adamesh.rules.base import Hyper, Rule
 
@@ -102,7 +103,7 @@ def given_state(
         alone = {"step", *rule.scalars}
         tensors = {key: value for key, value in entry.items() if key not in alone and isinstance(value, Tensor)}
         for key, tensor in tensors.items():
-            if tensor.shape != params[number].shape:
+            if tensor.shape != (params[number].shape[:1] if key in ROW_KEYS else params[number].shape):
                 raise CheckpointError(
                     f"{key} of parameter {number} has shape {tuple(tensor.shape)}, the parameter "
                     f"{tuple(params[number].shape)}: build the same model first"

@@ -24,6 +24,7 @@ from adamesh.engine.header import Flags, Header, Vote
 from adamesh.engine.meter import Meter, StepStats
 from adamesh.engine.owner import Shard
 from adamesh.engine.reducer import Reducer
+from adamesh.engine.rows import RowStep
 from adamesh.engine.wiring import Wiring
 from adamesh.errors import (
     AdameshError,
@@ -67,8 +68,10 @@ class Transaction:
         schedule: Schedule,
         membership: Membership,
         meter: Meter,
+        rows: RowStep,
     ) -> None:
         self.reducer = reducer
+        self.rows = rows
         self.shards: dict[int, Shard] = {}
         """Bucket index -> this rank's slice; dormant buckets have none."""
         self.step_number = 0
@@ -106,7 +109,7 @@ class Transaction:
         try:
             self.reducer.begin(loss_scale)
             used = self._agree(hypers, loss_scale, wake)
-            squares = self._drain(used)
+            squares = self._drain(used, loss_scale)
         except CommunicationError as error:
             self.broken = type(error)(
                 f"step {self.step_number} was aborted because workers were lost, and these workers cannot go on: "
@@ -125,6 +128,7 @@ class Transaction:
                 coefficient = min(max_grad_norm / (norm + 1e-6), 1.0)
             self._commit(hypers, used, coefficient)
         self.reducer.close_window()
+        self.rows.close()
         self.go_on_from(self.step_number + 1)
         return Outcome(committed, norm)
 
@@ -152,10 +156,12 @@ class Transaction:
             bytes_control=meter.bytes_control,
             comm_exposed_s=meter.exposed_s,
             state_bytes=sum(shard.state_bytes for shard in self.shards.values())
-            + sum(bucket.residual_bytes for bucket in buckets),
+            + sum(bucket.residual_bytes for bucket in buckets)
+            + self.rows.state_bytes,
             buffer_bytes=sum(bucket.buffer_bytes for bucket in buckets)
             + self._gather.buffer_bytes
-            + self._wiring.scratch.num_bytes,
+            + self._wiring.scratch.num_bytes
+            + self.rows.param_bytes,
             buckets_resent=meter.buckets_resent,
         )
 
@@ -166,7 +172,7 @@ class Transaction:
         reducer, buckets = self.reducer, self.reducer.buckets
         reducer.flush()
         edited = reducer.inspect()
-        slots = [slot for bucket in buckets for slot in bucket.slots]
+        slots = [slot for bucket in buckets for slot in bucket.slots] + self.rows.slots
         is_changed = [slot.changed for slot in slots]
         changed = [slot for slot, it_is in zip(slots, is_changed, strict=True) if it_is]
         failure: AdameshError | None = next(filter(None, map(_misfit, changed)), None)
@@ -174,7 +180,7 @@ class Transaction:
             failure = GradientError(reducer.failure)
         elif failure is None and edited:
             failure = GradientError(_EDITED.format(name=edited[0].name))
-        failure = failure or self._bad_hyper(hypers)
+        failure = failure or self.rows.inspect() or self._bad_hyper(hypers)
         mine = Header(
             epoch=self._membership.epoch,
             step=self.step_number,
@@ -201,6 +207,7 @@ class Transaction:
                 wake(bucket)
             if stirred or wide or again:
                 reducer.resend(bucket, wide)
+        self.rows.wake(used, hypers)
         return used
 
     def _refresh(self, changed: Sequence[LiveSlot]) -> None:
@@ -224,6 +231,7 @@ class Transaction:
         for slot in changed:
             for shard in self.shards.values():
                 shard.refresh(slot)
+            self.rows.refresh(slot)
             slot.param_version = slot.param._version
 
     def _bad_hyper(self, hypers: Sequence[Hyper]) -> ConfigurationError | None:
@@ -239,12 +247,12 @@ class Transaction:
                         f"a parameter group was changed so that it needs {sorted(missing)}, which it has not kept from "
                         "the start (amsgrad, for one, cannot be switched on later): build a new optimizer"
                     )
+            return self.rows.check(hypers)
         except ConfigurationError as error:
             return error
         except (TypeError, ValueError, KeyError) as error:
             given = {key: value for key, value in hyper.items() if key != "params"}
             return ConfigurationError(f"a hyper-parameter is missing or of the wrong kind ({error!r}): {given}")
-        return None
 
     def _settings(self, hypers: Sequence[Hyper], loss_scale: float | None) -> str:
         """The hyper-parameters of all groups and the loss scale, in words that are the same for the same numbers."""
@@ -295,12 +303,13 @@ class Transaction:
 
     # -- exchange and vote -----------------------------------------------------------------------------------
 
-    def _drain(self, used: set[int]) -> float:
+    def _drain(self, used: set[int], loss_scale: float | None) -> float:
         """Sum all buckets and vote; returns the squared norm of the mean gradient."""
         failure: Exception | None = None
         squares = 0.0
         try:
-            squares = self._meter.read(self.reducer.drain(self._membership.weight, used))
+            self.rows.collect(used, self._membership.weight / (loss_scale or 1.0))
+            squares = self._meter.read(self.reducer.drain(self._membership.weight, used)) + self.rows.squares()
         except CommunicationError:
             raise
         except Exception as error:  # told to the others by the vote, then raised
@@ -329,6 +338,7 @@ class Transaction:
                     shard.update(self._rule, hypers[bucket.place.group], used, coefficient)
                     gathers.append((bucket, self._gather.launch(shard, used, self.step_number)))
             self.reducer.commit()  # while the slices are on their way
+            self.rows.commit(hypers, coefficient)
             for bucket, work in gathers:
                 self._gather.land(bucket, work, used, self.step_number)
         except BaseException as error:

@@ -23,6 +23,7 @@ from adamesh.train.comparison import CheckReport, Comparison
 from adamesh.train.config import load_config, resolved
 from adamesh.train.names import build_optimizer, build_plan
 from adamesh.train.reference import Reference
+from adamesh.train.rules import BY_ROWS
 from adamesh.train.run import Run
 from adamesh.train.settings import RunConfig, ScheduleSettings
 from adamesh.train.step import Stepper
@@ -77,7 +78,7 @@ class _Check:
         adamesh.broadcast_module(self._model)
         self._parameters = {n: p for n, p in self._model.named_parameters() if p.requires_grad}
         plan = build_plan(run.config.plan, run.device, run.workers.size)
-        self._optimizer = build_optimizer(run.config.optim, self._model.named_parameters(), plan)
+        self._optimizer = build_optimizer(run.config.optim, self._model, plan)
         self._optimizer.register_step_pre_hook(self._keep_gradients)
         self._stepper = Stepper(run, self._model, self._optimizer)
         self._gradients: list[Tensor] = []
@@ -93,6 +94,7 @@ class _Check:
             if tamper is not None:
                 tamper(run.workers.rank, step, self._model)
             self._stepper.take(step)
+            self._optimizer.flush()
             step += 1
             gradients = [self._gathered(gradient) for gradient in self._gradients]
             digests = self._gathered(torch.tensor([_digest(p) for p in self._parameters.values()]))
@@ -108,7 +110,7 @@ class _Check:
     def _keep_gradients(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """What ``step()`` is about to average: after it, ``grad`` is gone."""
         parameters = self._parameters.values()
-        self._gradients = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters]
+        self._gradients = [torch.zeros_like(p) if p.grad is None else p.grad.to_dense().clone() for p in parameters]
 
     def _gathered(self, tensor: Tensor) -> list[Tensor]:
         """Every worker's, by rank, on the first worker; empty elsewhere."""
@@ -167,9 +169,13 @@ class _Judge:
 
 
 def _comparable(config: RunConfig) -> RunConfig:
-    """What a single process can repeat sample by sample, at a learning rate that shows differences at once."""
+    """What a single process can repeat sample by sample, at a learning rate that shows differences at once.
+
+    And with dense Adam: embeddings that have row-sparse gradients are trained exactly.
+    """
     constant = ScheduleSettings(kind="constant", warmup_steps=0)
-    return replace(config, schedule=constant, micro_batches=1, precision="fp32")
+    optim = replace(config.optim, sparse="exact") if config.optim.rule in BY_ROWS else config.optim
+    return replace(config, schedule=constant, optim=optim, micro_batches=1, precision="fp32")
 
 
 def _dense(gradient: Tensor | None, parameter: Tensor) -> Tensor:

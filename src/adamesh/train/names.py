@@ -76,12 +76,12 @@ def build_plan(settings: PlanSettings, device: torch.device, world_size: int) ->
     return replace(plan, mesh=init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard")))
 
 
-def build_optimizer(
-    settings: OptimSettings, named_parameters: Iterable[tuple[str, nn.Parameter]], plan: adamesh.Plan
-) -> AnyOptimizer:
+def build_optimizer(settings: OptimSettings, model: nn.Module, plan: adamesh.Plan) -> AnyOptimizer:
     """The optimizer that the resolved [optim] describes. Collective: the first worker's parameters win."""
     build = getattr(adamesh, RULES[settings.rule].class_name)
-    optimizer: AnyOptimizer = build(named_parameters, **settings.numbers(), plan=plan)
+    # L-BFGS takes one group, and dense gradients.
+    params = model.named_parameters() if build is LBFGS else adamesh.param_groups(model, settings.sparse)
+    optimizer: AnyOptimizer = build(params, **settings.numbers(), plan=plan)
     return optimizer
 
 

@@ -55,7 +55,8 @@ class Reference:
                 loss_share = self._run.task.loss(model, samples) * weight
                 (loss_share * size).backward()
                 self._loss += float(loss_share.detach())
-            found.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
+            grads = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+            found.append({name: None if grad is None else grad.to_dense() for name, grad in grads.items()})
             model.zero_grad(set_to_none=True)
         return found
 

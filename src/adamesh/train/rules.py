@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["RULES", "RuleName", "RuleNumbers"]
+__all__ = ["BY_ROWS", "RULES", "RuleName", "RuleNumbers"]
 
 RuleName = Literal["adamw", "adam", "nadam", "sgd", "adadelta", "lbfgs"]
 
@@ -52,3 +52,6 @@ RULES: Mapping[RuleName, RuleNumbers] = {
         },
     ),
 }
+
+BY_ROWS: tuple[RuleName, ...] = ("adamw", "adam")
+"""The rules that can update embeddings with row-sparse gradients."""

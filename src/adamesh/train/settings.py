@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from adamesh.errors import ConfigurationError
-from adamesh.train.rules import RULES, RuleName
+from adamesh.train.rules import BY_ROWS, RULES, RuleName
 
 __all__ = [
     "CODEC_NAMES",
@@ -82,6 +82,9 @@ class OptimSettings:
     """All but lbfgs; not set: as lr."""
     amsgrad: bool = False
     """adamw, adam: divide by the largest second moment so far."""
+    sparse: Literal["lazy", "decayed", "exact"] = "lazy"
+    """adamw, adam: how embeddings built with sparse=True are updated. lazy: by torch's SparseAdam, which has no weight
+    decay; decayed: by Adam with a step count for each row; exact: as if they were dense."""
     momentum_decay: float | None = None
     """nadam: how fast its momentum warms up."""
     decoupled_weight_decay: bool = False
@@ -124,9 +127,10 @@ class OptimSettings:
         """Every number that was given is one of the rule's."""
         for field_ in fields(self):
             value = getattr(self, field_.name)
-            if field_.name == "rule" or value == field_.default or field_.name in RULES[self.rule].defaults:
+            own = field_.name in RULES[self.rule].defaults or (field_.name == "sparse" and self.rule in BY_ROWS)
+            if field_.name == "rule" or value == field_.default or own:
                 continue
-            takers = [name for name, rule in RULES.items() if field_.name in rule.defaults]
+            takers = [name for name, rule in RULES.items() if field_.name in rule.defaults] or BY_ROWS
             raise ConfigurationError(
                 f"optim.{field_.name} = {value}: belongs to {', '.join(takers)}, and optim.rule is "
                 f"{self.rule!r}; leave it out, or choose another rule"
@@ -141,7 +145,7 @@ class OptimSettings:
             if task_weight_decay is not None:
                 defaults["weight_decay"] = task_weight_decay
         given = {key: value for key, value in self.numbers().items() if value is not None}
-        return OptimSettings(rule=self.rule, **(defaults | given))
+        return OptimSettings(rule=self.rule, sparse=self.sparse, **(defaults | given))
 
     def numbers(self) -> dict[str, Any]:
         """What the rule's optimizer is built with."""

@@ -44,7 +44,7 @@ class Trainer:
         self.model = run.task.build_model().to(run.device)
         adamesh.broadcast_module(self.model)
         plan = build_plan(run.config.plan, run.device, run.workers.size)
-        self.optimizer = build_optimizer(run.config.optim, self.model.named_parameters(), plan)
+        self.optimizer = build_optimizer(run.config.optim, self.model, plan)
         self._stepper = Stepper(run, self.model, self.optimizer)
         folder = run.folder / "checkpoints"
         self._checkpoints = CheckpointFolder(folder, run.workers, run.config.keep_checkpoints)
@@ -161,6 +161,7 @@ class Trainer:
         """Test, and say how training went since the last time; returns whether it is the best so far."""
         # Batch-norm statistics are each worker's own until somebody else needs them.
         adamesh.average_buffers(self.model)
+        self.optimizer.flush()
         run, totals = self._run, self.totals
         totals.evaluation = evaluate(run, self.model, run.splits.test)
         train: dict[str, float] = {}
