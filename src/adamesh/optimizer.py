@@ -96,7 +96,8 @@ class MeshOptimizer(torch.optim.Optimizer):
             closure: computes the loss again and calls backward; evaluated once.
 
         Raises:
-            GradientError: a gradient was changed after it was sent, or is sparse. Nothing was changed.
+            GradientError: a gradient was changed after it was sent, or is sparse in a group that is not (or dense in
+                one that is). Nothing was changed.
             ParameterError: a parameter was changed on some workers only. Nothing was changed.
             StepOutOfSync: workers called ``step()`` unequally often, or one failed. Nothing was changed.
             PeerLost, CommunicationTimeout: a worker is gone. Nothing was changed.

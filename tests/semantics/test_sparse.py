@@ -266,6 +266,25 @@ def test_a_commit_that_is_cut_short_is_torn_and_says_so(mode):
     assert world.run(law)[0] is True
 
 
+@modes
+def test_rows_travel_exactly_whatever_the_wire_does_to_the_rest(mode):
+    def law(mesh, wire):
+        model = Recommender(torch.float32)
+        plan = adamesh.Plan(mesh=mesh, wire=wire)
+        optimizer = adamesh.AdamW(adamesh.param_groups(model, mode), lr=0.05, plan=plan)
+        loss_share(model, 0, mesh.world.rank, mesh.world.size).backward()
+        optimizer.step()
+        optimizer.flush()
+        return values(model)
+
+    coded = everywhere(2, law, adamesh.Wire(up=adamesh.Feedback(adamesh.Int4()), down=adamesh.Int8()))
+    exact = everywhere(2, law, adamesh.Wire())
+    for name in ("items.weight", "popularity.weight", "genres.weight"):
+        assert all(torch.equal(result[name], exact[0][name]) for result in coded)
+    assert not torch.equal(coded[0]["head.weight"], exact[0]["head.weight"])
+    assert torch.equal(coded[0]["head.weight"], coded[1]["head.weight"])
+
+
 def test_rows_changed_from_outside_are_what_the_next_step_starts_from():
     def law(mesh, mode, dtype):
         one = table(dtype=dtype)
