@@ -13,6 +13,7 @@ NUM_RATINGS = 40_000
 NUM_GENRES = 8
 RANK = 4
 NOISE = 0.6
+_FIRST_S, _STAY_S = 1_000_000_000, 10_000_000
 _FIELD_SIZES = (8, 3, 11)  # age bucket, gender, occupation, code 0 of each being unknown
 
 
@@ -20,7 +21,7 @@ def generated_ratings(seed: int) -> Ratings:
     """Ratings 1 to 5: a mean, biases of user and item, the product of their factors, noise (Koren et al. 2009).
 
     An item's factors are in part its genres', a user's in part those of age, gender and occupation. Nobody
-    rates an item twice.
+    rates an item twice. Users come one after the other and stay for a tenth of the whole time.
     """
     rng = np.random.default_rng(derived_seed("ratings", seed))
     is_genre = rng.random((NUM_ITEMS, NUM_GENRES)) < 0.25
@@ -41,7 +42,7 @@ def generated_ratings(seed: int) -> Ratings:
         users=users,
         items=items,
         values=values.astype(np.float32),
-        times=rng.integers(1_000_000_000, 1_100_000_000, NUM_RATINGS),
+        times=_FIRST_S + rng.integers(0, 9 * _STAY_S, NUM_USERS)[users] + rng.integers(0, _STAY_S, NUM_RATINGS),
         user_fields=fields,
         field_sizes=_FIELD_SIZES,
         genres=genres.copy(),

@@ -69,9 +69,18 @@ def test_a_model_before_its_data_is_a_mistake():
 def test_cold_and_warm_ratings_are_scored_apart():
     task, splits, model = loaded(GLOBAL)
     fields, genres, labels = splits.test.batch(torch.arange(6))
+    fields = fields.clamp(min=1)
     fields[0, 0] = 0  # an unknown user
     fields[2, 1] = 0  # an unknown item
     scored = task.scores(model, (fields, genres, labels))
     assert sorted(scored) == ["", "baseline", "cold", "cold_baseline", "warm", "warm_baseline"]
     torch.testing.assert_close(scored["cold"][0], scored[""][0][[0, 2]])
     torch.testing.assert_close(scored["warm_baseline"][1], labels[[1, 3, 4, 5]])
+
+
+def test_generated_ratings_too_have_newcomers_among_those_that_come_last():
+    sources = [loaded(name)[1] for name in ("movielens-deepfm", GLOBAL)]
+    cold = [splits.test.num_cold() for splits in sources]
+    assert cold[0] == 0
+    assert 0 < cold[1] < len(sources[1].test)
+    assert f"{cold[1]:,} of them of users or items that training has not seen" in sources[1].source
