@@ -13,7 +13,7 @@ class MultilayerPerceptron(DigitsTask):
     """Two hidden layers."""
 
     name = "mlp"
-    summary = "the same digits, multilayer perceptron, cross-entropy"
+    summary = "handwritten digits (as in digits), multilayer perceptron, cross-entropy"
     defaults = TaskDefaults(batch_size=64, epochs=20, lr=3e-3, schedule="cosine", warmup_steps=20)
 
     def build_model(self) -> nn.Module:
