@@ -2,10 +2,15 @@
 
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 import torch
 
 from tests.process_pool import ProcessPool
+
+# How long an example takes says how busy the machine is, not whether the law holds.
+hypothesis.settings.register_profile("adamesh", deadline=None)
+hypothesis.settings.load_profile("adamesh")
 
 
 @pytest.fixture(scope="session", autouse=True)
