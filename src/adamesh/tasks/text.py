@@ -48,7 +48,7 @@ class Text(Task[Batch]):
     def __init__(self, size: str = "small") -> None:
         self._size = _SIZES[size]
         self.defaults = TaskDefaults(
-            batch_size=8, steps=250, epochs=None, lr=self._size.lr, schedule="cosine", warmup_steps=30
+            batch_size=8, steps=130, epochs=None, lr=self._size.lr, schedule="cosine", warmup_steps=30
         )
 
     def build_model(self) -> nn.Module:

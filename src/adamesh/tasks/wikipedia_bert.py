@@ -18,7 +18,7 @@ CONTEXT = 128
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 # Deeper and wider models want smaller steps; Devlin et al. trained base with 1e-4.
-_LR = {"tiny": 3e-3, "mini": 1e-3, "small": 5e-4, "medium": 3e-4, "base": 1e-4}
+_LR = {"tiny": 1e-3, "mini": 1e-3, "small": 5e-4, "medium": 3e-4, "base": 1e-4}
 
 
 class WikipediaBert(Task[Batch]):
@@ -35,7 +35,7 @@ class WikipediaBert(Task[Batch]):
     def __init__(self, size: str = "tiny") -> None:
         self._size = BERT_SIZES[size]
         self.defaults = TaskDefaults(
-            batch_size=32, steps=300, epochs=None, lr=_LR[size], schedule="cosine", warmup_steps=30
+            batch_size=16, steps=400, epochs=None, lr=_LR[size], schedule="cosine", warmup_steps=50
         )
 
     def build_model(self) -> nn.Module:
