@@ -1,4 +1,4 @@
-"""What ``adamesh bench step`` can be told. No torch here: help is instant."""
+"""What the benchmarks can be told. No torch here: help is instant."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from adamesh.errors import ConfigurationError
 
-__all__ = ["BASELINE", "FLOOR", "ContenderName", "LinkOptions", "ModelName", "StepOptions"]
+__all__ = ["BASELINE", "FLOOR", "ContenderName", "LinkOptions", "ModelName", "ResidualOptions", "StepOptions"]
 
 ModelName = Literal["mlp", "transformer"]
 ContenderName = Literal["adamesh", "ddp", "zero", "fsdp2", "fsdp2-reshard", "floor"]
@@ -89,6 +89,32 @@ class LinkOptions:
                 raise ConfigurationError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")
         if not self.contenders or len(set(self.contenders)) < len(self.contenders):
             raise ConfigurationError("--contenders: name at least one, and each once")
+
+
+@dataclass(frozen=True)
+class ResidualOptions:
+    """What low rank holds back where workers have different data, beside PyTorch's own hook."""
+
+    rank: int = 1
+    """Columns of the thin matrices."""
+    size: int = 24
+    """Rows, and columns, of the one matrix that is trained."""
+    steps: int = 10_000
+    """Training steps."""
+    nproc: int = 2
+    """Worker processes on this machine."""
+    out: Path | None = None
+    """Folder for table, plot and logs; runs/TIME-bench-residual if not given."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("rank", 1), ("size", 4), ("steps", 10), ("nproc", 2)):
+            if getattr(self, name) < least:
+                raise ConfigurationError(f"--{name} {getattr(self, name)}: must be at least {least}")
+        if 2 * self.rank >= self.size:
+            raise ConfigurationError(
+                f"--rank {self.rank}: a matrix of {self.size} x {self.size} is sent in fewer numbers only by a rank "
+                f"below {self.size / 2:g}"
+            )
 
 
 def _check_names(option: str, given: Sequence[str], known: Sequence[str]) -> None:

@@ -1,9 +1,9 @@
 """``adamesh bench``: measured comparisons."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from adamesh.bench.options import LinkOptions, StepOptions
+from adamesh.bench.options import LinkOptions, ResidualOptions, StepOptions
 from adamesh.cli.options import parse
 from adamesh.errors import ConfigurationError
 
@@ -19,6 +19,7 @@ benchmarks:
            that backward could not hide, peak memory, optimizer state per worker.
   link     Training over a slow link between two hosts, which it makes of this machine (as root): adamesh's
            codecs against DDP and its hooks: step time, bytes, loss after equal steps and after equal time.
+  residual What low rank holds back of gradients where workers have different data, beside PyTorch's own hook.
 
 adamesh bench NAME --help lists a benchmark's options.
 """
@@ -45,22 +46,31 @@ examples:
 """
 
 
+_RESIDUAL_DESCRIPTION = """\
+Sends gradients that differ between workers for good at low rank, through adamesh and through PyTorch's powerSGD_hook,
+and follows the norm of what is held back for the steps to come. Prints a table; writes JSON and, where matplotlib is
+installed, a plot.
+
+examples:
+  adamesh bench residual
+  adamesh bench residual --rank 2 --size 64 --steps 1000
+"""
+
+
 def run(argv: Sequence[str]) -> int:
     """Run a benchmark; returns the exit code."""
     name, *arguments = argv or ["--help"]
     if name in ("-h", "--help"):
         print(_HELP, end="")
         return 0
-    if name == "link":
-        link_options = parse(LinkOptions, arguments, command="adamesh bench link", description=_LINK_DESCRIPTION)
-        from adamesh.bench.link import bench_link
-
-        bench_link(link_options)
-        return 0
-    if name != "step":
-        near = difflib.get_close_matches(name, ["step", "link"], n=1)
+    if name not in _BENCHMARKS:
+        near = difflib.get_close_matches(name, _BENCHMARKS, n=1)
         meant = f"did you mean {near[0]}? " if near else ""
-        raise ConfigurationError(f"unknown benchmark {name}; {meant}there are step and link")
+        raise ConfigurationError(f"unknown benchmark {name}; {meant}there are {', '.join(_BENCHMARKS)}")
+    return _BENCHMARKS[name](arguments)
+
+
+def _step(arguments: Sequence[str]) -> int:
     options = parse(StepOptions, arguments, command="adamesh bench step", description=_STEP_DESCRIPTION)
     from adamesh.bench.step import bench_step
     from adamesh.cli.following import say
@@ -69,3 +79,22 @@ def run(argv: Sequence[str]) -> int:
         return 0
     say("bench failed: who is marked DIFFERS did not end with the baseline's parameters; its times mean nothing")
     return 1
+
+
+def _link(arguments: Sequence[str]) -> int:
+    options = parse(LinkOptions, arguments, command="adamesh bench link", description=_LINK_DESCRIPTION)
+    from adamesh.bench.link import bench_link
+
+    bench_link(options)
+    return 0
+
+
+def _residual(arguments: Sequence[str]) -> int:
+    options = parse(ResidualOptions, arguments, command="adamesh bench residual", description=_RESIDUAL_DESCRIPTION)
+    from adamesh.bench.residual import bench_residual
+
+    bench_residual(options)
+    return 0
+
+
+_BENCHMARKS: Mapping[str, Callable[[Sequence[str]], int]] = {"step": _step, "link": _link, "residual": _residual}
