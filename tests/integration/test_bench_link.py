@@ -19,6 +19,9 @@ needs_root = pytest.mark.skipif(
 )
 
 
+CONTENDERS = ["ddp", "ddp-bf16", "ddp-powersgd", "adamesh:int4"]
+
+
 def namespaces():
     return subprocess.run(["ip", "netns", "list"], check=True, capture_output=True, text=True).stdout
 
@@ -61,7 +64,7 @@ def test_without_root_there_is_one_error_that_says_what_to_do(monkeypatch):
 
 @needs_root
 def test_a_race_over_a_link_leaves_a_table_and_counts_what_left_the_host(run, tmp_path):
-    arguments = ["--tiny", "--steps", "5", "--most-times", "1", "--contenders", "ddp", "adamesh:int4"]
+    arguments = ["--tiny", "--steps", "5", "--most-times", "1", "--contenders", *CONTENDERS]
     code, out, err = run("bench", "link", *arguments, "--out", "race")
     assert (code, err) == (0, "")
     assert "adamesh:int4" in out

@@ -61,7 +61,8 @@ def _exact(module: DistributedDataParallel) -> None:
 
 def _bf16(module: DistributedDataParallel) -> None:
     # Under a name of our own: DDP refuses torch's by its name without a GPU, though Gloo sums bfloat16.
-    def compress(state: Any, bucket: Any) -> torch.futures.Future[torch.Tensor]:
+    # DDP looks at the annotation; torch's own types do not show the class that it wants.
+    def compress(state: Any, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:  # type: ignore[name-defined]
         return default_hooks.bf16_compress_hook(state, bucket)
 
     module.register_comm_hook(None, compress)
