@@ -9,7 +9,7 @@ READY := .venv/.ready
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train test check bench clean
+.PHONY: help train test soak check bench clean
 
 help:  ## list the doors
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -19,6 +19,9 @@ train: $(READY)  ## train on the embedded handwritten digits with two workers; n
 
 test: $(READY)  ## all tests, including real processes and doctests
 	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+
+soak: $(READY)  ## the tests that take minutes: a thousand steps under every codec, ...
+	@$(BIN)/pytest -n 2 -m soak $(ARGS)
 
 check: $(READY)  ## style, types and floors, in seconds; names all that is wrong, not the first
 	@failed=0; \

@@ -22,6 +22,15 @@ def test_replicas_are_alike_to_the_bit(name, shape):
     assert all(bool(values.isfinite().all()) for values in first.values())
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", WIRES)
+def test_replicas_are_alike_to_the_bit_after_a_thousand_steps(name):
+    first, *others = train((2, 2), WIRES[name], steps=1000)
+    assert all(alike(first, other) for other in others)
+    assert all(bool(values.isfinite().all()) for values in first.values())
+
+
 @pytest.mark.parametrize("dtype", [F64, BF16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", WIRES)
 def test_replicas_of_other_precisions_are_alike_to_the_bit_and_so_is_a_second_run(name, dtype):
