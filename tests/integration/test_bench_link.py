@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
+import sys
 
 import pytest
 
@@ -22,14 +24,15 @@ needs_root = pytest.mark.skipif(
 CONTENDERS = ["ddp", "ddp-bf16", "ddp-powersgd", "adamesh:int4"]
 
 
-def namespaces():
-    return subprocess.run(["ip", "netns", "list"], check=True, capture_output=True, text=True).stdout
+def namespaces(pid):
+    """How many a process has made; others may make theirs at the same time."""
+    listed = subprocess.run(["ip", "netns", "list"], check=True, capture_output=True, text=True).stdout
+    return listed.count(f"adamesh-{pid}-")
 
 
 @needs_root
 @pytest.mark.parametrize("num", [2, 3])
 def test_hosts_reach_each_other_at_the_links_rate_and_are_gone_afterwards(num):
-    before = namespaces()
     with Hosts(num, mbit=20) as hosts:
         limits = subprocess.run(
             hosts.command(num - 1, ["tc", "qdisc", "show", "dev", hosts.interface]),
@@ -44,15 +47,14 @@ def test_hosts_reach_each_other_at_the_links_rate_and_are_gone_afterwards(num):
                 hosts.command(host, ["ip", "-o", "addr"]), check=True, capture_output=True, text=True
             )
             assert hosts.address(host) in addresses.stdout
-    assert namespaces() == before
+    assert namespaces(os.getpid()) == 0
 
 
 @needs_root
 def test_hosts_are_gone_also_after_an_error():
-    before = namespaces()
     with pytest.raises(ZeroDivisionError), Hosts(2, mbit=None):
         raise ZeroDivisionError
-    assert namespaces() == before
+    assert namespaces(os.getpid()) == 0
 
 
 def test_without_root_there_is_one_error_that_says_what_to_do(monkeypatch):
@@ -72,6 +74,19 @@ def test_a_race_over_a_link_leaves_a_table_and_counts_what_left_the_host(run, tm
     assert found["adamesh:int4"]["bytes_per_step"] < 0.5 * found["ddp"]["bytes_per_step"]
     assert found["ddp"]["loss_equal_steps"] < found["ddp"]["curve"]["eval_losses"][0]
     assert str(tmp_path) not in (tmp_path / "race" / "link.json").read_text()
+
+
+@needs_root
+def test_hosts_are_removed_when_the_command_is_told_to_end():
+    script = "from adamesh.bench.hosts import Hosts\nwith Hosts(2, mbit=None): print('made', flush=True); input()"
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "made\n"
+        assert namespaces(process.pid) == 2
+        process.terminate()
+        assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    assert namespaces(process.pid) == 0
 
 
 def test_standings_are_read_at_equal_steps_equal_time_and_equal_loss():

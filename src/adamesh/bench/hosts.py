@@ -7,10 +7,12 @@ of its own, whose ports are limited too. Linux, iproute2 and root are needed.
 
 import os
 import shutil
+import signal
 import subprocess
+import threading
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
+from types import FrameType, TracebackType
+from typing import Any, NoReturn, Self
 
 from adamesh.errors import ConfigurationError
 
@@ -40,6 +42,8 @@ class Hosts:
         self._mbit = mbit
         self._prefix = f"adamesh-{os.getpid()}"
         self._made: list[str] = []
+        self._former: Any = None
+        """What SIGTERM did before; None: hosts were not made in the main thread, and it is left alone."""
 
     @property
     def interface(self) -> str:
@@ -59,6 +63,8 @@ class Hosts:
         _ip("-n", self._name(host), "link", "set", _INTERFACE, "up" if connected else "down")
 
     def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._former = signal.signal(signal.SIGTERM, _end)
         try:
             for host in range(self.num):
                 self._add(self._name(host))
@@ -119,6 +125,13 @@ class Hosts:
         while self._made:
             # Interfaces go with the namespace that holds one of their ends.
             _ip("netns", "del", self._made.pop())
+        if self._former is not None:
+            signal.signal(signal.SIGTERM, self._former)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    """A request to end unwinds the stack, so that the hosts are removed on the way out."""
+    raise SystemExit(128 + number)
 
 
 def _refuse_unless_possible() -> None:
