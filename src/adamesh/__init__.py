@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from adamesh.replicas import average_buffers, broadcast_module
     from adamesh.rivals import SGD, Adadelta, NAdam
     from adamesh.scaler import GradScaler
+    from adamesh.sync.every_h import EveryH
     from adamesh.sync.every_step import EveryStep
     from adamesh.wire import Wire
 
@@ -36,6 +37,7 @@ __all__ = [
     "AdamW",
     "AdameshError",
     "Cast",
+    "EveryH",
     "EveryStep",
     "Feedback",
     "GradScaler",
@@ -71,6 +73,7 @@ _HOMES = {
     "Adam": "optimizer",
     "AdamW": "optimizer",
     "AdameshError": "errors",
+    "EveryH": "sync.every_h",
     "EveryStep": "sync.every_step",
     "GradScaler": "scaler",
     "IncompatiblePlan": "errors",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from adamesh.comm.base import Mesh
 from adamesh.comm.process_group import process_mesh
 from adamesh.engine.bucket import LiveSlot
+from adamesh.engine.consensus import agreed
 from adamesh.engine.engine import Engine, without_params
 from adamesh.engine.fit import StateHead, check_fit, restore_group
 from adamesh.engine.meter import StepStats
@@ -168,6 +169,20 @@ class MeshOptimizer(torch.optim.Optimizer):
             PeerLost, CommunicationTimeout: a worker is gone.
         """
         self.engine.flush()
+
+    @contextmanager
+    def agreed(self) -> Iterator[None]:
+        """Inside, parameters are the mean over islands; afterwards, each island's own again. Collective.
+
+        To evaluate, or to hand the model on, while islands step alone (``EveryH``, ``DiLoCo``). It costs an exchange of
+        parameters, and nothing where islands are alike, as they are right after an agreement. No step may be made
+        inside.
+
+        Raises:
+            PeerLost, CommunicationTimeout: a worker is gone.
+        """
+        with agreed(self.engine):
+            yield
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from torch.distributed.device_mesh import DeviceMesh
 
 from adamesh.comm.base import Mesh
-from adamesh.errors import ConfigurationError
+from adamesh.errors import ConfigurationError, IncompatiblePlan
 from adamesh.rules.base import Hyper
 from adamesh.sync.base import Schedule
 from adamesh.sync.every_step import EveryStep
@@ -59,6 +59,16 @@ class Plan:
         self.wire.check()
         if self.mesh is not None:
             self.wire.check_mesh(*_shape(self.mesh))
+        if not isinstance(self.sync, Schedule):
+            raise ConfigurationError(
+                f"sync={self.sync!r}: must be a schedule, as in EveryStep() or EveryH(16); names such as 'every-16' "
+                "belong in configuration files"
+            )
+        if self.wire.across is not None and not self.sync.at(0).gradients:
+            raise IncompatiblePlan(
+                f"sync={self.sync} with Wire(across={self.wire.across}): what islands send is whole parameters and "
+                "moments, of which a codec would drop more than a period changes. Leave across out"
+            )
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise ConfigurationError(
                 f"max_grad_norm={self.max_grad_norm} would stop every update: give a positive one, or None"

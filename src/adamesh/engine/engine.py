@@ -45,7 +45,7 @@ class Engine:
         self._device = device
         self._meter = Meter(clock)
         membership = Membership(mesh.world.size)
-        wiring = Wiring(mesh, plan.wire)
+        wiring = Wiring(mesh, plan.wire, gradients_cross=plan.sync.at(0).gradients)
         self.reducer = Reducer(self.buckets, wiring, plan.overlap, self._meter)
         self.tables: list[LiveTable] = []
         travel = RowTravel(mesh, self._meter)
@@ -231,7 +231,7 @@ class Engine:
 
     def _compare(self, layout: Layout) -> None:
         """Raise on every rank if layouts or wires differ, naming the first parameter that does."""
-        wire = repr(self.plan.wire).encode()
+        wire = f"{self.plan.wire}, sync={self.plan.sync}".encode()
         digest = hashlib.sha256(layout.description + wire).digest()
         digests = self.mesh.world.exchange(digest, "add_param_group")
         if all(other == digests[0] for other in digests):
@@ -240,8 +240,8 @@ class Engine:
         rank = next((r for r, other in enumerate(wires) if other != wires[0]), 0)
         if rank:
             raise ConfigurationError(
-                f"worker {rank} was given {wires[rank].decode()} and worker 0 {wires[0].decode()}: they would not "
-                "understand each other's bytes. Give every worker the same plan"
+                f"worker {rank} was given {wires[rank].decode()} and worker 0 {wires[0].decode()}: they would "
+                "not understand each other's bytes. Give every worker the same plan"
             )
         descriptions = self.mesh.world.exchange(layout.description, "add_param_group")
         rank = next(r for r, description in enumerate(descriptions) if description != descriptions[0])

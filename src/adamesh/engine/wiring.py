@@ -23,12 +23,14 @@ class Wiring:
     Args:
         mesh: who talks to whom.
         wire: the plan's.
+        gradients_cross: whether gradients ever travel between islands.
     """
 
-    def __init__(self, mesh: Mesh, wire: Wire) -> None:
+    def __init__(self, mesh: Mesh, wire: Wire, *, gradients_cross: bool = True) -> None:
         self.mesh = mesh
         self.wire = wire
         self.scratch = Scratch()
+        self._gradients_cross = gradients_cross
 
     @property
     def goes_within(self) -> bool:
@@ -38,7 +40,7 @@ class Wiring:
     @property
     def goes_across(self) -> bool:
         """Whether gradients travel between islands, where the schedule says so."""
-        return self.mesh.replicate.size > 1 or self.wire.across is not None
+        return self._gradients_cross and (self.mesh.replicate.size > 1 or self.wire.across is not None)
 
     @property
     def first_comm(self) -> Communicator:

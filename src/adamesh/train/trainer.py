@@ -163,12 +163,13 @@ class Trainer:
         adamesh.average_buffers(self.model)
         self.optimizer.flush()
         run, totals = self._run, self.totals
-        totals.evaluation = evaluate(run, self.model, run.splits.test)
         train: dict[str, float] = {}
-        if run.config.eval_train:
-            seen = evaluate(run, self.model, run.splits.train)
-            train = {f"train_{name}": value for name, value in seen.items()}
-        elif totals.recent_steps:
+        with self.optimizer.agreed():
+            totals.evaluation = evaluate(run, self.model, run.splits.test)
+            if run.config.eval_train:
+                seen = evaluate(run, self.model, run.splits.train)
+                train = {f"train_{name}": value for name, value in seen.items()}
+        if not train and totals.recent_steps:
             train = {"train_loss": totals.recent_loss / totals.recent_steps}
         totals.recent_loss, totals.recent_steps = 0.0, 0
         self._recorder.evaluation(totals, train)
