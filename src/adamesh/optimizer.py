@@ -311,7 +311,7 @@ class MeshOptimizer(torch.optim.Optimizer):
         Warns:
             UserWarning: the state has residuals of codecs, and this plan has no feedback to send them with.
         """
-        wire = self._plan.wire
+        wire = self._plan.full_wire
         if not wire.keeps_residuals and any(RESIDUAL in source.keys(name) for name, _ in self.named_params()):
             warnings.warn(
                 "the saved state holds what codecs with feedback have held back of the gradients, and this plan has no "

@@ -17,7 +17,10 @@ from adamesh.sync.base import Schedule
 from tests.sync.world import Islander, alike
 
 WORLDS = [(2, 1), (2, 2), (3, 1)]
-SCHEDULES: dict[str, Schedule] = {"every-2": adamesh.EveryH(2, exp_avg=2)}
+SCHEDULES: dict[str, Schedule] = {
+    "every-2": adamesh.EveryH(2, exp_avg=2),
+    "streaming": adamesh.DiLoCo(3, fragments=2, delay=2, codec=adamesh.Feedback(adamesh.Int8())),
+}
 NUM_STEPS = 4
 SECONDS = 0.002
 

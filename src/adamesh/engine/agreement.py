@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch.autograd.graph import increment_version
 
 from adamesh.comm.base import Mesh
@@ -23,15 +24,16 @@ from adamesh.engine.averaging import Averaging
 from adamesh.engine.bucket import LiveBucket, LiveSlot
 from adamesh.engine.delivery import ExactDelivery
 from adamesh.engine.meter import Meter
+from adamesh.engine.outer import OuterOptimizer
 from adamesh.engine.owner import Shard
 from adamesh.engine.wiring import Wiring
-from adamesh.errors import CommunicationError, ConfigurationError, StateLost, StepOutOfSync
+from adamesh.errors import CommunicationError, ConfigurationError, ParameterError, StateLost, StepOutOfSync
 from adamesh.rules.base import Hyper, Rule
-from adamesh.sync.base import PARAMS, SyncPlan
+from adamesh.sync.base import PARAMS, Outer, SyncPlan
 
 __all__ = ["Agreement"]
 
-_HEAD = struct.Struct("<Q8s")
+_HEAD = struct.Struct("<Q8s8s")
 _VOTE = struct.Struct("<Bdd")
 
 
@@ -42,6 +44,8 @@ class Head:
     step: int
     settings: bytes
     """Eight bytes that tell this rank's hyper-parameters from others."""
+    written: bytes
+    """Eight bytes that tell what was written to parameters from outside before their first step."""
     awake: npt.NDArray[np.bool_]
     """By bucket."""
     counts: npt.NDArray[np.int64]
@@ -49,15 +53,15 @@ class Head:
 
     def pack(self) -> bytes:
         """The same length on every rank of one layout."""
-        return _HEAD.pack(self.step, self.settings) + self.awake.tobytes() + self.counts.tobytes()
+        return _HEAD.pack(self.step, self.settings, self.written) + self.awake.tobytes() + self.counts.tobytes()
 
     @classmethod
     def unpack(cls, message: bytes, num_buckets: int) -> "Head":
         """The inverse of :meth:`pack`."""
-        step, settings = _HEAD.unpack_from(message)
+        step, settings, written = _HEAD.unpack_from(message)
         awake = np.frombuffer(message, dtype=bool, offset=_HEAD.size, count=num_buckets)
         counts = np.frombuffer(message[_HEAD.size + num_buckets :], dtype=np.int64)
-        return cls(step, settings, awake, counts)
+        return cls(step, settings, written, awake, counts)
 
 
 class Agreement:
@@ -68,20 +72,45 @@ class Agreement:
         buckets: the optimizer's.
         shards: this rank's slices of them, by bucket.
         rule: the optimizer's.
+        outer: what becomes of pseudo-gradients, if the schedule has some.
         meter: counts bytes and waiting.
     """
 
     def __init__(
-        self, wiring: Wiring, buckets: list[LiveBucket], shards: dict[int, Shard], rule: Rule, meter: Meter
+        self,
+        wiring: Wiring,
+        buckets: list[LiveBucket],
+        shards: dict[int, Shard],
+        rule: Rule,
+        outer: Outer | None,
+        meter: Meter,
     ) -> None:
         self.params_apart = self.state_apart = False
         """Islands may differ in their parameters, in anything."""
         self.averaging = Averaging(wiring.mesh.replicate, shards, rule, meter)
+        self.outer = OuterOptimizer(outer, wiring, meter) if outer is not None else None
+        self._coded = wiring.wire.across is not None
+        self._written = bytes(8)
         self._mesh: Mesh = wiring.mesh
         self._buckets = buckets
         self._shards = shards
         self._meter = meter
         self._down = ExactDelivery(wiring.mesh.shard)
+
+    @property
+    def state_bytes(self) -> int:
+        """Of the outer optimizer."""
+        return 0 if self.outer is None else self.outer.state_bytes
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Of the outer optimizer."""
+        return 0 if self.outer is None else self.outer.buffer_bytes
+
+    def adopt(self, shard: Shard) -> None:
+        """A bucket woke up."""
+        if self.outer is not None:
+            self.outer.adopt(shard)
 
     def note_own_step(self) -> None:
         """Islands have made a step each on its own."""
@@ -91,6 +120,10 @@ class Agreement:
     def refresh(self, slot: LiveSlot) -> None:
         """A parameter was changed from outside."""
         self.averaging.refresh(slot)
+        if self.outer is not None and not slot.steps:
+            self.outer.refresh(slot)
+            content = slot.value.detach().cpu().view(torch.uint8).numpy().tobytes()
+            self._written = hashlib.blake2b(self._written + content, digest_size=8).digest()
 
     def wake_alike(self, wake: Callable[[LiveBucket], None]) -> None:
         """Wake every bucket that is awake on some island. Collective."""
@@ -116,21 +149,60 @@ class Agreement:
             CommunicationError: workers were lost before all had voted. Nothing was changed.
             StateLost: it was cut short after that.
         """
-        if not plan.averages or self._mesh.replicate.size == 1:
-            return
-        counts = self._meet(step, settings, wake)
+        averages = plan.averages if self._mesh.replicate.size > 1 else ()
+        if averages or plan.launch:
+            counts = self._meet(step, settings, wake)
+        if averages:
+            self._together(
+                step,
+                lambda: self.averaging.exchange(averages, step, counts, hypers),
+                self.averaging.apply,
+                publishes=PARAMS in averages,
+            )
+            alike = all(len(set(by_island)) == 1 for by_island in counts.values())
+            self.params_apart = self.params_apart and PARAMS not in averages
+            self.state_apart = self.params_apart or not (alike and set(averages) >= {PARAMS, 1, 2})
+        if self.outer is not None:
+            self._move_anchors(self.outer, plan, step)
+
+    def _move_anchors(self, outer: OuterOptimizer, plan: SyncPlan, step: int) -> None:
+        outer.launch(plan.launch, step)
+        outer.forward([fragment for fragment in plan.forward if fragment in outer.left])
+        landing = [fragment for fragment in plan.land if fragment in outer.left]
+        if landing:
+            at_once = all(outer.left[fragment] == step for fragment in landing)
+            finite = self._together(
+                step, lambda: outer.finish(landing), lambda: outer.apply(landing), publishes=True, coded=self._coded
+            )
+            if not finite:
+                outer.drop(landing)
+            elif at_once and len(landing) == outer.outer.fragments and not outer.outer.blend:
+                self.params_apart = False
+
+    def _together(
+        self,
+        step: int,
+        exchange: Callable[[], tuple[float, float]],
+        apply: Callable[[], Mapping[int, set[int]]],
+        *,
+        publishes: bool,
+        coded: bool = False,
+    ) -> bool:
+        """Exchange, vote, apply; returns whether it was applied: what is coded must be finite."""
         failure: Exception | None = None
         apart = length = 0.0
         try:
-            apart, length = self.averaging.exchange(plan.averages, step, counts, hypers)
+            apart, length = exchange()
         except CommunicationError:
             raise
         except Exception as error:  # told to the others by the vote, then raised
             failure = error
-        self._vote(step, failure, apart, length)
+        finite = self._vote(step, failure, apart, length)
+        if coded and not finite:
+            return False
         try:
-            moved = self.averaging.apply()
-            if PARAMS in plan.averages:
+            moved = apply()
+            if publishes:
                 self._deliver(moved, step)
         except BaseException as error:
             lost = StateLost(
@@ -140,10 +212,7 @@ class Agreement:
             if isinstance(error, Exception):
                 raise lost from error
             raise
-        if PARAMS in plan.averages:
-            self.params_apart = False
-            alike = all(len(set(by_island)) == 1 for by_island in counts.values())
-            self.state_apart = not (alike and set(plan.averages) >= {PARAMS, 1, 2})
+        return True
 
     def _meet(self, step: int, settings: str, wake: Callable[[LiveBucket], None]) -> dict[str, list[int]]:
         """Exchange heads; returns every island's number of updates, by parameter's name."""
@@ -151,7 +220,7 @@ class Agreement:
         slots = [slot for bucket in self._buckets for slot in bucket.slots]
         awake = np.array([bucket.awake for bucket in self._buckets], dtype=bool)
         digest = hashlib.blake2b(settings.encode(), digest_size=8).digest()
-        mine = Head(step, digest, awake, np.array([slot.steps for slot in slots], dtype=np.int64))
+        mine = Head(step, digest, self._written, awake, np.array([slot.steps for slot in slots], dtype=np.int64))
         messages = self._meter.exchange(mesh.world, mine.pack(), "islands")
         heads = [Head.unpack(message, len(self._buckets)) for message in messages]
         for rank, head in enumerate(heads):
@@ -169,6 +238,13 @@ class Agreement:
                 "not. Set hyper-parameters alike on all workers; a scheduler that looks at the loss must be given the "
                 "mean over workers"
             )
+        other = next((rank for rank, head in enumerate(heads) if head.written != heads[0].written), None)
+        if other is not None:
+            raise ParameterError(
+                f"parameters were written from outside before the first step, to other values on worker {other} than "
+                f"on worker 0: islands would never agree. Step {step} was made, and what islands do together after it was "
+                "not. Start again, and call adamesh.broadcast_module(model) on every worker after writing"
+            )
         self._wake(np.any([head.awake for head in heads], axis=0), wake)
         by_slot = np.stack([head.counts for head in heads[:: mesh.shard.size]], axis=1).tolist()
         return {slot.name: counts for slot, counts in zip(slots, by_slot, strict=True)}
@@ -178,8 +254,11 @@ class Agreement:
             if it_is and not bucket.awake:
                 wake(bucket)
 
-    def _vote(self, step: int, failure: Exception | None, apart: float, length: float) -> None:
-        """Raise on every worker if anything failed on any; the meter takes how far islands are apart."""
+    def _vote(self, step: int, failure: Exception | None, apart: float, length: float) -> bool:
+        """Raise on every worker if anything failed on any; the meter takes how far islands are apart.
+
+        Returns whether everything is finite.
+        """
         message = _VOTE.pack(failure is not None, apart, length)
         votes = [_VOTE.unpack(vote) for vote in self._meter.exchange(self._mesh.world, message, "islands vote")]
         failed = [rank for rank, vote in enumerate(votes) if vote[0]]
@@ -190,8 +269,10 @@ class Agreement:
                 f"worker(s) {failed} failed while islands exchanged what they do together after step {step}: the step "
                 "was made, that was not. Their own error says why"
             )
-        total = sum(vote[2] for vote in votes)
-        self._meter.divergence = math.sqrt(sum(vote[1] for vote in votes) / total) if total > 0 else 0.0
+        apart, length = (sum(vote[i] for vote in votes) for i in (1, 2))
+        if length > 0:
+            self._meter.divergence = math.sqrt(apart / length)
+        return math.isfinite(apart + length)
 
     def _deliver(self, moved: Mapping[int, set[int]], step: int) -> None:
         """Bring fresh slices, as they are, to every worker of the island.

@@ -89,7 +89,7 @@ class Transaction:
         self._meter = meter
         self._wiring = wiring
         self._gather = Gather(wiring, meter)
-        self.agreement = Agreement(wiring, reducer.buckets, self.shards, rule, meter)
+        self.agreement = Agreement(wiring, reducer.buckets, self.shards, rule, schedule.at(0).outer, meter)
         self.go_on_from(0)
 
     def run(
@@ -174,9 +174,11 @@ class Transaction:
             comm_exposed_s=meter.exposed_s,
             state_bytes=sum(shard.state_bytes for shard in self.shards.values())
             + sum(bucket.residual_bytes for bucket in buckets)
+            + self.agreement.state_bytes
             + self.rows.state_bytes,
             buffer_bytes=sum(bucket.buffer_bytes for bucket in buckets)
             + self._gather.buffer_bytes
+            + self.agreement.buffer_bytes
             + self._wiring.scratch.num_bytes
             + self.rows.param_bytes,
             buckets_resent=meter.buckets_resent,
@@ -396,7 +398,7 @@ class Transaction:
                 f"with the workers that are left, and load the last checkpoint. The cause: {error}"
             )
             raise self.broken from error
-        self._meter.close_step(ends_period=plan.gradients or bool(plan.averages))
+        self._meter.close_step(ends_period=plan.gradients or bool(plan.averages or plan.land))
 
 
 def _any_rank(flags: Sequence[Flags]) -> list[bool]:

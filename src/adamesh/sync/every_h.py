@@ -44,12 +44,8 @@ class EveryH(Schedule):
         for name in ("h", "exp_avg", "exp_avg_sq"):
             require_whole(self, name, getattr(self, name), 1)
 
-    @property
-    def every_step(self) -> bool:
-        return self.h == 1
-
     def at(self, step: int) -> SyncPlan:
-        if self.every_step:
+        if self.h == 1:
             return SyncPlan(gradients=True)
         periods = {PARAMS: 1, 1: self.exp_avg, 2: self.exp_avg_sq}
         due = tuple(what for what, multiple in periods.items() if (step + 1) % (self.h * multiple) == 0)

@@ -11,9 +11,5 @@ __all__ = ["EveryStep"]
 class EveryStep(Schedule):
     """Every step uses the mean gradient of all workers."""
 
-    @property
-    def every_step(self) -> bool:
-        return True
-
     def at(self, step: int) -> SyncPlan:
         return SyncPlan(gradients=True)
