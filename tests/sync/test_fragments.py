@@ -49,6 +49,7 @@ def test_every_element_is_averaged_exactly_once_a_period(shapes, fragments, shap
         params = [nn.Parameter(torch.zeros(dims)) for dims in shapes]
         optimizer = adamesh.AdamW(params, plan=adamesh.Plan(mesh=mesh, sync=sync, bucket_mb=bucket_mb))
         outer = optimizer.engine.transaction.agreement.outer
+        assert outer is not None
         counts = {slot.name: torch.zeros(slot.value.numel()) for slot in optimizer.engine.slots}
         for fragment in [f for step in range(sync.h) for f in sync.at(step).launch]:
             for lane in outer.lanes([fragment]):

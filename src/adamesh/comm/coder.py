@@ -97,8 +97,8 @@ class Coder:
         x_N, factor = self._coded
         decoded_N = self._scratch.take(x_N.numel(), self.residual_N.dtype, x_N.device)
         self.codec.decode(self.payload_RB, decoded_N.view(len(self.payload_RB), -1))
-        # In idle runs all three are what they were: the gradient is zero there, and so is what was sent. (Where there is
-        # a decay there are none.)
+        # In idle runs all three are what they were: the gradient is zero there, and so is what was sent. (With a decay
+        # there are none.)
         if self._decay != 1.0:
             self.residual_N.mul_(self._decay)
         self.residual_N.add_(x_N, alpha=factor).sub_(decoded_N).index_fill_(0, self._padding, 0.0)

@@ -242,8 +242,8 @@ class Agreement:
         if other is not None:
             raise ParameterError(
                 f"parameters were written from outside before the first step, to other values on worker {other} than "
-                f"on worker 0: islands would never agree. Step {step} was made, and what islands do together after it was "
-                "not. Start again, and call adamesh.broadcast_module(model) on every worker after writing"
+                f"on worker 0: islands would never agree. Step {step} was made, and what islands do together after it "
+                "was not. Start again, and call adamesh.broadcast_module(model) on every worker after writing"
             )
         self._wake(np.any([head.awake for head in heads], axis=0), wake)
         by_slot = np.stack([head.counts for head in heads[:: mesh.shard.size]], axis=1).tolist()
