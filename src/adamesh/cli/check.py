@@ -79,7 +79,8 @@ def run(argv: Sequence[str]) -> int:
     if options.plan.schedule.islands_step_alone:
         raise ConfigurationError(
             f"plan.sync = {options.plan.sync!r}: islands that step alone take other steps than torch's optimizer on "
-            "the whole batch, so there is nothing to compare them with; leave it out, the rest of the plan can be checked"
+            "the whole batch, so there is nothing to compare them with; leave it out, the rest of the plan can be "
+            "checked"
         )
     from adamesh.cli.following import begin, follow, speaks
     from adamesh.train.check import REPORT

@@ -20,8 +20,8 @@ __all__ = [
     "AnyOptimizer",
     "build_optimizer",
     "build_plan",
-    "build_torchs",
     "build_schedule",
+    "build_torchs",
     "build_wire",
     "check_plan",
 ]

@@ -200,8 +200,8 @@ class PlanSettings:
     """Steps at the start in which nothing is coded."""
     sync: str = "every-step"
     """When islands agree: every-step; every-16: they step alone and average after every 16th step; des-loc-32: the
-    same, and moments 3 and 6 times as rarely; diloco-64: an outer rule moves an anchor by what islands have learnt in 64
-    steps, with -streaming-4 in 4 fragments, with -delay-2 while 2 more steps are made."""
+    same, and moments 3 and 6 times as rarely; diloco-64: an outer rule moves an anchor by what islands have learnt in
+    64 steps, with -streaming-4 in 4 fragments, with -delay-2 while 2 more steps are made."""
     outer_lr: float | None = None
     """diloco: share of what islands have learnt that the anchor moves by; not set: 0.7."""
     outer_momentum: float | None = None
