@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from adamesh.replicas import average_buffers, broadcast_module
     from adamesh.rivals import SGD, Adadelta, NAdam
     from adamesh.scaler import GradScaler
+    from adamesh.sync.diloco import DiLoCo
+    from adamesh.sync.every_h import EveryH
     from adamesh.sync.every_step import EveryStep
+    from adamesh.sync.outer import Nesterov
     from adamesh.wire import Wire
 
 __all__ = [
@@ -36,6 +39,8 @@ __all__ = [
     "AdamW",
     "AdameshError",
     "Cast",
+    "DiLoCo",
+    "EveryH",
     "EveryStep",
     "Feedback",
     "GradScaler",
@@ -45,6 +50,7 @@ __all__ = [
     "LowRank",
     "MeshOptimizer",
     "NAdam",
+    "Nesterov",
     "Plan",
     "Sign",
     "TopK",
@@ -71,6 +77,9 @@ _HOMES = {
     "Adam": "optimizer",
     "AdamW": "optimizer",
     "AdameshError": "errors",
+    "DiLoCo": "sync.diloco",
+    "Nesterov": "sync.outer",
+    "EveryH": "sync.every_h",
     "EveryStep": "sync.every_step",
     "GradScaler": "scaler",
     "IncompatiblePlan": "errors",

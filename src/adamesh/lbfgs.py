@@ -127,6 +127,11 @@ class LBFGS(torch.optim.LBFGS):
         super().add_param_group(param_group)
 
     @contextmanager
+    def agreed(self) -> Iterator[None]:
+        """As the other optimizers' ``agreed``: nothing to do, as workers never differ."""
+        yield
+
+    @contextmanager
     def no_sync(self) -> Iterator[None]:
         """As the other optimizers' ``no_sync``: nothing to do, as gradients are sent when the closure has ended."""
         yield

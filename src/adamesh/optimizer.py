@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from adamesh.comm.base import Mesh
 from adamesh.comm.process_group import process_mesh
 from adamesh.engine.bucket import LiveSlot
+from adamesh.engine.consensus import agreed
 from adamesh.engine.engine import Engine, without_params
 from adamesh.engine.fit import StateHead, check_fit, restore_group
 from adamesh.engine.meter import StepStats
@@ -170,6 +171,20 @@ class MeshOptimizer(torch.optim.Optimizer):
         self.engine.flush()
 
     @contextmanager
+    def agreed(self) -> Iterator[None]:
+        """Inside, parameters are the mean over islands; afterwards, each island's own again. Collective.
+
+        To evaluate, or to hand the model on, while islands step alone (``EveryH``, ``DiLoCo``). It costs an exchange of
+        parameters, and nothing where islands are alike, as they are right after an agreement. No step may be made
+        inside.
+
+        Raises:
+            PeerLost, CommunicationTimeout: a worker is gone.
+        """
+        with agreed(self.engine):
+            yield
+
+    @contextmanager
     def no_sync(self) -> Iterator[None]:
         """Accumulate the gradients of backwards inside this context; nothing is sent.
 
@@ -296,7 +311,7 @@ class MeshOptimizer(torch.optim.Optimizer):
         Warns:
             UserWarning: the state has residuals of codecs, and this plan has no feedback to send them with.
         """
-        wire = self._plan.wire
+        wire = self._plan.full_wire
         if not wire.keeps_residuals and any(RESIDUAL in source.keys(name) for name, _ in self.named_params()):
             warnings.warn(
                 "the saved state holds what codecs with feedback have held back of the gradients, and this plan has no "

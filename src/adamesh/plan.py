@@ -1,13 +1,15 @@
 """The plan: one frozen record of every choice about how workers share the work."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch.distributed.device_mesh import DeviceMesh
 
+from adamesh.codecs.coding import parts
 from adamesh.comm.base import Mesh
-from adamesh.errors import ConfigurationError
+from adamesh.errors import ConfigurationError, IncompatiblePlan
 from adamesh.rules.base import Hyper
 from adamesh.sync.base import Schedule
+from adamesh.sync.diloco import DiLoCo
 from adamesh.sync.every_step import EveryStep
 from adamesh.wire import Wire
 
@@ -57,8 +59,15 @@ class Plan:
         if not isinstance(self.wire, Wire):
             raise ConfigurationError(f"wire={self.wire!r}: must be an adamesh.Wire, as in Wire(up=Int8(), down=Int8())")
         self.wire.check()
+        if not isinstance(self.sync, Schedule):
+            raise ConfigurationError(
+                f"sync={self.sync!r}: must be a schedule, as in EveryStep() or EveryH(16); names such as 'every-16' "
+                "belong in configuration files"
+            )
+        self._check_across()
+        self.full_wire.check()
         if self.mesh is not None:
-            self.wire.check_mesh(*_shape(self.mesh))
+            self.full_wire.check_mesh(*_shape(self.mesh))
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise ConfigurationError(
                 f"max_grad_norm={self.max_grad_norm} would stop every update: give a positive one, or None"
@@ -74,7 +83,40 @@ class Plan:
         Raises:
             IncompatiblePlan: they are.
         """
-        self.wire.check_group(hyper)
+        # Only gradients enter second moments; what crosses may be pseudo-gradients.
+        gradients_cross = self.sync.at(0).gradients
+        (self.wire if gradients_cross else replace(self.wire, across=None)).check_group(hyper)
+
+    @property
+    def full_wire(self) -> Wire:
+        """The wire, with the schedule's own codec in it."""
+        outer = self.sync.at(0).outer
+        return self.wire if outer is None or outer.codec is None else replace(self.wire, across=outer.codec)
+
+    def _check_across(self) -> None:
+        """What travels between islands depends on the schedule: gradients, pseudo-gradients, parameters."""
+        across = self.wire.across
+        if across is None:
+            return
+        plan = self.sync.at(0)
+        if plan.outer is not None and plan.outer.codec is not None:
+            raise IncompatiblePlan(
+                f"sync={self.sync} with Wire(across={across}): both say how pseudo-gradients are coded. Give one of "
+                "them"
+            )
+        if isinstance(self.sync, DiLoCo):
+            replace(self.sync, codec=across)  # says what is unsound
+        elif not plan.gradients:
+            raise IncompatiblePlan(
+                f"sync={self.sync} with Wire(across={across}): what islands send is whole parameters and moments, of "
+                "which a codec would drop more than a period changes. Send differences, which can be coded: "
+                f"DiLoCo(h=..., outer=adamesh.sync.outer.SGD(lr=1.0), codec={across}); or leave across out"
+            )
+        elif parts(across).decay < 1.0:
+            raise IncompatiblePlan(
+                f"sync={self.sync} with Wire(across={across}): what fades of a gradient never reaches Adam. Leave "
+                "decay out, or send pseudo-gradients: DiLoCo(h=...)"
+            )
 
 
 def _shape(mesh: DeviceMesh | Mesh) -> tuple[int, int]:

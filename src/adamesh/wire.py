@@ -67,6 +67,11 @@ class Wire:
                     "Warmup(codec, steps) or None; names such as 'int8' belong in configuration files"
                 )
         for direction_name, coded in self._codings.items():
+            if direction_name == "up" and coded.decay < 1.0:
+                raise IncompatiblePlan(
+                    f"Wire(up={self.up}): what fades of a gradient never reaches Adam. Leave decay out, or send "
+                    "pseudo-gradients between islands: DiLoCo(h=..., codec=...)"
+                )
             if direction_name == "down":
                 self._check_down(coded)
             elif isinstance(coded.codec, Codec) and coded.codec.needs_feedback and not coded.feedback:

@@ -16,6 +16,7 @@ from adamesh.checkpoint.disk import Disk, digest
 from adamesh.checkpoint.manifest import MANIFEST, FileRecord, Manifest, StateRun, TensorRecord, read_manifest
 from adamesh.checkpoint.stateful import StatefulOptimizer
 from adamesh.comm.accord import agree, first_says
+from adamesh.comm.base import Communicator
 from adamesh.engine.residuals import RESIDUAL
 from adamesh.errors import CheckpointError
 
@@ -50,7 +51,6 @@ def save_on(disk: Disk, folder: Path, model: nn.Module, optimizer: StatefulOptim
     world = optimizer.mesh.world
     optimizer.refuse_if_broken()
     optimizer.flush()
-    share: Share | None = None
     problem: CheckpointError | None = None
     generation = 0
     # Whatever goes wrong on one worker is told to the others, who would wait for it: hence `except Exception`.
@@ -65,12 +65,19 @@ def save_on(disk: Disk, folder: Path, model: nn.Module, optimizer: StatefulOptim
     agree(world, problem, CheckpointError, "save")
     generation = first_says(world, generation)
     means = optimizer.residual_means()
+    share = Share([], {}, [])
+    suffix = f"{generation:04d}-{world.rank:05d}-of-{world.size:05d}.safetensors"
+    with optimizer.agreed():
+        try:
+            _write_model(folder, f"model-{suffix}", bare(model), world, share, disk)
+        except Exception as error:
+            problem = _told(error, folder)
     try:
-        share = _write_share(folder, generation, bare(model), optimizer, means, disk)
+        if problem is None:
+            _write_state(folder, f"state-{suffix}", names_of(model, optimizer), optimizer, means, share, disk)
     except Exception as error:
         problem = _told(error, folder)
     agree(world, problem, CheckpointError, "save")
-    assert share is not None
     shares = [json.loads(message) for message in world.exchange(json.dumps(asdict(share)).encode(), "save")]
     if world.rank == 0:
         try:
@@ -104,24 +111,24 @@ def names_of(model: nn.Module, optimizer: StatefulOptimizer) -> dict[str, str]:
     return {name: of_param.get(id(param), name) for name, param in optimizer.named_params()}
 
 
-def _write_share(
-    folder: Path,
-    generation: int,
-    model: nn.Module,
-    optimizer: StatefulOptimizer,
-    means: Mapping[str, Tensor],
-    disk: Disk,
-) -> Share:
-    world = optimizer.mesh.world
-    suffix = f"{generation:04d}-{world.rank:05d}-of-{world.size:05d}.safetensors"
-    share = Share([], {}, [])
-
-    whole, records = _deal(model, world.rank, world.size, f"model-{suffix}")
+def _write_model(folder: Path, file: str, model: nn.Module, world: Communicator, share: Share, disk: Disk) -> None:
+    """This worker's share of parameters and buffers, whole."""
+    whole, records = _deal(model, world.rank, world.size, file)
     if whole:
-        _write(folder, f"model-{suffix}", whole, share, disk)
+        _write(folder, file, whole, share, disk)
         share.model.update(records)
 
-    names = names_of(model, optimizer)
+
+def _write_state(
+    folder: Path,
+    file: str,
+    names: Mapping[str, str],
+    optimizer: StatefulOptimizer,
+    means: Mapping[str, Tensor],
+    share: Share,
+    disk: Disk,
+) -> None:
+    """This worker's runs of the optimizer state."""
     flat: dict[str, Tensor] = {}
     for run in optimizer.runs_to_save():
         name = names[run.name]
@@ -129,10 +136,9 @@ def _write_share(
         if run.name in means:
             tensors[RESIDUAL] = means[run.name]
         flat |= {f"{key}/{name}": tensor for key, tensor in tensors.items()}
-        share.runs.append(StateRun(f"state-{suffix}", name, run.start, run.stop, tuple(tensors), run.width))
+        share.runs.append(StateRun(file, name, run.start, run.stop, tuple(tensors), run.width))
     if flat:
-        _write(folder, f"state-{suffix}", flat, share, disk)
-    return share
+        _write(folder, file, flat, share, disk)
 
 
 def _deal(model: nn.Module, rank: int, size: int, file: str) -> tuple[dict[str, Tensor], dict[str, TensorRecord]]:

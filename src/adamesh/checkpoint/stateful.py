@@ -1,6 +1,7 @@
 """What saving and loading ask of an optimizer, whatever it is."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -24,6 +25,9 @@ class StatefulOptimizer(Protocol):
 
     def flush(self) -> None:
         """Do what the optimizer has put off, so that parameters and state are those of the last step. Collective."""
+
+    def agreed(self) -> AbstractContextManager[None]:
+        """Inside, parameters are those that all workers agree on. Collective."""
 
     def named_params(self) -> list[tuple[str, nn.Parameter]]:
         """All parameters, by the optimizer's own names."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from adamesh.cli.options import parse
+from adamesh.errors import ConfigurationError
 from adamesh.train.settings import OptimSettings, PlanSettings, RunConfig
 
 if TYPE_CHECKING:
@@ -75,6 +76,12 @@ def run(argv: Sequence[str]) -> int:
         optim=options.optim,
         plan=options.plan,
     )
+    if options.plan.schedule.islands_step_alone:
+        raise ConfigurationError(
+            f"plan.sync = {options.plan.sync!r}: islands that step alone take other steps than torch's optimizer on "
+            "the whole batch, so there is nothing to compare them with; leave it out, the rest of the plan can be "
+            "checked"
+        )
     from adamesh.cli.following import begin, follow, speaks
     from adamesh.train.check import REPORT
     from adamesh.train.comparison import CheckReport

@@ -2,6 +2,8 @@
 
     x = g + e        payload = encode(x)        e <- x - decode(payload), once the step is committed
 
+With a decay (SparseLoCo, Sarfi et al. 2025) what is kept fades: x = g + decay e.
+
 A record only: the residual ``e`` is memory of a worker, and whoever holds the memory does the arithmetic
 (`adamesh.comm.coder.Coder`).
 """
@@ -20,16 +22,22 @@ class Feedback:
 
     Args:
         codec: any; those that say ``needs_feedback`` are refused without.
+        decay: share of what was held back that is still there the next time.
 
     Raises:
-        ConfigurationError: it is not a codec, or one that keeps a residual by itself.
+        ConfigurationError: it is not a codec, or one that keeps a residual by itself, or the decay is out of range.
     """
 
     codec: Codec
+    decay: float = 1.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.codec, Codec):
             raise ConfigurationError(
                 f"Feedback({self.codec!r}): must be a codec, as in Feedback(Int4()). LowRank keeps a residual by "
                 "itself, and Warmup goes around feedback: Warmup(Feedback(Int4()), steps=500)"
+            )
+        if not 0.0 < self.decay <= 1.0:
+            raise ConfigurationError(
+                f"Feedback({self.codec}, decay={self.decay}): must be above 0 and at most 1, as in 0.95"
             )

@@ -46,16 +46,24 @@ class Coder:
         residual_N: what was held back, all rows together, in the precision that sums have; None without feedback.
         padding: which elements of the buffer are padding that the codec does not keep at zero.
         scratch: see there.
+        decay: share of the residual that is still there the next time.
     """
 
     def __init__(
-        self, codec: Codec, payload_RB: Tensor, residual_N: Tensor | None, padding: Tensor, scratch: Scratch
+        self,
+        codec: Codec,
+        payload_RB: Tensor,
+        residual_N: Tensor | None,
+        padding: Tensor,
+        scratch: Scratch,
+        decay: float = 1.0,
     ) -> None:
         self.codec = codec
         self.payload_RB = payload_RB
         self.residual_N = residual_N
         self._padding = padding
         self._scratch = scratch
+        self._decay = decay
         self._coded: tuple[Tensor, float] | None = None
 
     def encode(self, x_N: Tensor, factor: float, idle: Iterable[Run], stream: Stream) -> None:
@@ -71,7 +79,8 @@ class Coder:
         given_N = x_N
         if self.residual_N is not None:
             given_N = self._scratch.take(x_N.numel(), self.residual_N.dtype, x_N.device)
-            torch.add(self.residual_N, x_N, alpha=factor, out=given_N)
+            kept_N = self.residual_N if self._decay == 1.0 else self.residual_N * self._decay
+            torch.add(kept_N, x_N, alpha=factor, out=given_N)
             for start, stop in idle:
                 given_N[start:stop].zero_()
         elif factor != 1.0:
@@ -88,7 +97,10 @@ class Coder:
         x_N, factor = self._coded
         decoded_N = self._scratch.take(x_N.numel(), self.residual_N.dtype, x_N.device)
         self.codec.decode(self.payload_RB, decoded_N.view(len(self.payload_RB), -1))
-        # In idle runs all three are what they were: the gradient is zero there, and so is what was sent.
+        # In idle runs all three are what they were: the gradient is zero there, and so is what was sent. (With a decay
+        # there are none.)
+        if self._decay != 1.0:
+            self.residual_N.mul_(self._decay)
         self.residual_N.add_(x_N, alpha=factor).sub_(decoded_N).index_fill_(0, self._padding, 0.0)
 
 

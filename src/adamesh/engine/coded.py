@@ -62,16 +62,17 @@ class CodedPassage(Passage):
         feedback: keep what it drops.
         track: see there.
         direction: the kind of its residual, and part of its random numbers' key.
+        decay: share of what was kept that is still there the next time.
     """
 
-    def __init__(self, codec: Codec, feedback: bool, track: Track, direction: str = "up") -> None:
+    def __init__(self, codec: Codec, feedback: bool, track: Track, direction: str = "up", decay: float = 1.0) -> None:
         self.work = None
         self.squares = 0.0
         self._track = track
         self._direction = direction
         self._recv_RB = track.payload(codec)
         residual_N = track.numbers(track.numel) if feedback else None
-        self._coder = Coder(codec, track.payload(codec), residual_N, track.padding(codec), track.scratch)
+        self._coder = Coder(codec, track.payload(codec), residual_N, track.padding(codec), track.scratch, decay)
         self._padding_S = track.padding(codec, track.comm.rank)
         self.total = track.numbers(track.numel // track.comm.size)
 
@@ -117,11 +118,11 @@ class RoundTrip(Passage):
     Each hop has a residual of its own size; everybody decodes the same bytes, the owner too.
     """
 
-    def __init__(self, codec: Codec, feedback: bool, track: Track) -> None:
+    def __init__(self, codec: Codec, feedback: bool, track: Track, decay: float = 1.0) -> None:
         self.work = None
         self.squares = 0.0
         self._track = track
-        self._there = CodedPassage(codec, feedback, track, "across")
+        self._there = CodedPassage(codec, feedback, track, "across", decay)
         self._codec = codec
         size, rank = track.comm.size, track.comm.rank
         piece = track.numel // size

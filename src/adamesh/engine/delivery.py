@@ -46,9 +46,13 @@ class ExactDelivery(Delivery):
     def launch(self, shard: Shard, used: set[int], step: int) -> tuple[Work | None, int]:
         if shard.separate:
             shard.view_S.copy_(shard.master_S)
+        return self.gather(shard.bucket)
+
+    def gather(self, bucket: LiveBucket) -> tuple[Work | None, int]:
+        """Start sending this rank's slice of what a bucket holds; returns what `launch` does."""
         if self._down is None:
             return None, 0
-        return self._down.launch(shard.bucket.param_N), self._down.bytes_sent(shard.bucket.param_N)
+        return self._down.launch(bucket.param_N), self._down.bytes_sent(bucket.param_N)
 
     def land(self, bucket: LiveBucket, used: set[int]) -> None:
         return None

@@ -40,12 +40,12 @@ class Engine:
         self.rule = rule
         self.plan = plan
         self.buckets: list[LiveBucket] = []
-        plan.wire.check_mesh(*mesh.shape)
+        plan.full_wire.check_mesh(*mesh.shape)
         self.layout = Layout((), (), mesh.shard.size, mesh.replicate.size)
         self._device = device
         self._meter = Meter(clock)
         membership = Membership(mesh.world.size)
-        wiring = Wiring(mesh, plan.wire)
+        wiring = Wiring(mesh, plan.full_wire, gradients_cross=plan.sync.at(0).gradients)
         self.reducer = Reducer(self.buckets, wiring, plan.overlap, self._meter)
         self.tables: list[LiveTable] = []
         travel = RowTravel(mesh, self._meter)
@@ -88,7 +88,7 @@ class Engine:
         first = len(self.layout.buckets)
         if not self.layout.params:
             shape = self.mesh.shard.size, self.mesh.replicate.size
-            layout = build_layout(specs, *shape, bucket_bytes, self.plan.wire.grain)
+            layout = build_layout(specs, *shape, bucket_bytes, self.plan.full_wire.grain)
         else:
             layout = self.layout.extended(specs, bucket_bytes)
         self._compare(layout)
@@ -118,10 +118,11 @@ class Engine:
         names, separate = self.state_names(bucket), self.keeps_master(bucket)
         shard = Shard(bucket, self.layout, self.mesh.shard, names, self.rule.scalars, separate=separate)
         self.transaction.shards[bucket.place.index] = shard
+        self.transaction.agreement.adopt(shard)
 
     def keeps_master(self, bucket: LiveBucket) -> bool:
         """Whether a bucket's master is kept apart from what replicas hold, which is less."""
-        return bucket.low_precision or self.plan.wire.down is not None
+        return bucket.low_precision or self.plan.full_wire.down is not None
 
     def state_names(self, bucket: LiveBucket) -> tuple[str, ...]:
         """The state tensors that the rule keeps for a bucket's parameters."""
@@ -231,7 +232,7 @@ class Engine:
 
     def _compare(self, layout: Layout) -> None:
         """Raise on every rank if layouts or wires differ, naming the first parameter that does."""
-        wire = repr(self.plan.wire).encode()
+        wire = f"{self.plan.full_wire}, sync={self.plan.sync}".encode()
         digest = hashlib.sha256(layout.description + wire).digest()
         digests = self.mesh.world.exchange(digest, "add_param_group")
         if all(other == digests[0] for other in digests):
@@ -240,8 +241,8 @@ class Engine:
         rank = next((r for r, other in enumerate(wires) if other != wires[0]), 0)
         if rank:
             raise ConfigurationError(
-                f"worker {rank} was given {wires[rank].decode()} and worker 0 {wires[0].decode()}: they would not "
-                "understand each other's bytes. Give every worker the same plan"
+                f"worker {rank} was given {wires[rank].decode()} and worker 0 {wires[0].decode()}: they would "
+                "not understand each other's bytes. Give every worker the same plan"
             )
         descriptions = self.mesh.world.exchange(layout.description, "add_param_group")
         rank = next(r for r, description in enumerate(descriptions) if description != descriptions[0])

@@ -23,7 +23,7 @@ class Gather:
         self._coded: Delivery | None = None
         self._coded_from = 0
         if down is not None:
-            codec, _, self._coded_from = parts(down)
+            codec, _, self._coded_from, _ = parts(down)
             assert isinstance(codec, Codec), "plans refuse others"
             self._coded = CodedDelivery(codec, comm, wiring.scratch)
         self._meter = meter

@@ -36,6 +36,11 @@ class StepStats:
     """Buckets sent again in ``step()`` because some rank completed or rewrote them after they left."""
     staleness: int = 0
     """Steps between reading parameters and applying their gradient."""
+    divergence: float | None = None
+    """When islands agreed last: the root mean square distance of their parameters from the mean, over the mean's
+    length. None before, and where islands step together."""
+    bytes_per_step: float = 0.0
+    """Bytes of all kinds this rank sent per step, from one agreement of islands to the next, of those the last."""
 
 
 class Meter:
@@ -43,7 +48,18 @@ class Meter:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
+        self.divergence: float | None = None
+        self.bytes_per_step = 0.0
+        self._period_bytes = self._period_steps = 0
         self.reset()
+
+    def close_step(self, *, ends_period: bool) -> None:
+        """A step has ended; after this one, islands may have agreed."""
+        self._period_bytes += self.bytes_up + self.bytes_down + self.bytes_control
+        self._period_steps += 1
+        if ends_period:
+            self.bytes_per_step = self._period_bytes / self._period_steps
+            self._period_bytes = self._period_steps = 0
 
     def reset(self) -> None:
         """Start counting afresh: a step has ended."""

@@ -30,7 +30,7 @@ KINDS = ("up", "across", "back")
 def fold(engine: Engine) -> dict[str, Tensor]:
     """``e_bar`` of the part of each parameter that this rank owns, by name. Collective."""
     means: dict[str, Tensor] = {}
-    if not engine.plan.wire.keeps_residuals:
+    if not engine.plan.full_wire.keeps_residuals:
         return means
     engine.quiesce()
     for index in sorted(engine.transaction.shards):

@@ -149,7 +149,7 @@ def fetch(engine: Engine, source: StateSource) -> PieceSource:
             wanted = (*keys, MASTER) if engine.keeps_master(bucket) and MASTER in source.keys(name) else keys
             tensors = {key: _read(source, name, key, piece.start, piece.stop) for key in wanted}
             runs.append(HeldRun(name, piece.start, piece.stop, tensors))
-    if engine.plan.wire.keeps_residuals:
+    if engine.plan.full_wire.keeps_residuals:
         runs.extend(_fetch_residuals(engine, source, counts))
     runs.extend(_fetch_rows(table, engine, source) for table in engine.tables if counts[table.slot.name])
     return PieceSource(runs, counts, numbers)

@@ -15,8 +15,7 @@ from adamesh.rules.base import Hyper, Rule
 from adamesh.rules.exact_rows import Missed
 from adamesh.rules.row_modes import row_rule
 from adamesh.rules.rows import RowRule, Rows
-from adamesh.sync.base import Schedule
-from adamesh.sync.every_step import EveryStep
+from adamesh.sync.base import Schedule, is_every_step
 
 __all__ = [
     "MASTER",
@@ -210,7 +209,7 @@ def check_table(name: str, param: nn.Parameter, mode: str, sync: Schedule) -> No
             f"{param.stride()}: a table must be real, contiguous and of two dimensions, as the weight of an "
             "nn.Embedding is. Move it to a group without 'sparse'"
         )
-    if not isinstance(sync, EveryStep):
+    if not is_every_step(sync):
         raise IncompatiblePlan(
             f"parameter {name!r} is in a group with sparse={mode!r} and the plan has sync={sync}: rows are exchanged "
             "every step. Use sync=EveryStep(), or a group without 'sparse' and layers with sparse=False"

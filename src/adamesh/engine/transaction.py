@@ -5,6 +5,9 @@
     vote     is everybody ready, and what is the norm of the mean gradient
     commit   update and gather, bucket by bucket
 
+Where the schedule lets islands step alone, header and vote are the island's, and so is the step; what islands do
+together afterwards is in `adamesh.engine.agreement`.
+
 An error before the commit is raised on every rank and leaves parameters and state as they were. A commit that
 is cut short leaves a *torn* optimizer, which says so and refuses to go on until it is loaded.
 """
@@ -18,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adamesh.comm.base import Communicator
+from adamesh.engine.agreement import Agreement
 from adamesh.engine.bucket import LiveBucket, LiveSlot
 from adamesh.engine.gather import Gather
 from adamesh.engine.header import Flags, Header, Vote
@@ -84,6 +89,8 @@ class Transaction:
         self._meter = meter
         self._wiring = wiring
         self._gather = Gather(wiring, meter)
+        self.agreement = Agreement(wiring, reducer.buckets, self.shards, rule, schedule.at(0).outer, meter)
+        self.go_on_from(0)
 
     def run(
         self,
@@ -130,6 +137,7 @@ class Transaction:
         self.reducer.close_window()
         self.rows.close()
         self.go_on_from(self.step_number + 1)
+        self._agree_islands(hypers, wake)
         return Outcome(committed, norm)
 
     def go_on_from(self, step_number: int) -> None:
@@ -138,6 +146,15 @@ class Transaction:
         self.reducer.step_number = step_number
         self.reducer.islands_agree = self._schedule.at(step_number).gradients
         self.broken = None
+
+    @property
+    def _peers(self) -> Communicator:
+        """Who makes the step together."""
+        return self._mesh.world if self.reducer.islands_agree else self._mesh.shard
+
+    def _worker(self, rank: int) -> int:
+        """The number in the world of one of the peers."""
+        return rank if self.reducer.islands_agree else rank + self._mesh.replicate.rank * self._mesh.shard.size
 
     def refuse_if_broken(self) -> None:
         """Raise what stops further steps, if anything does."""
@@ -157,12 +174,16 @@ class Transaction:
             comm_exposed_s=meter.exposed_s,
             state_bytes=sum(shard.state_bytes for shard in self.shards.values())
             + sum(bucket.residual_bytes for bucket in buckets)
+            + self.agreement.state_bytes
             + self.rows.state_bytes,
             buffer_bytes=sum(bucket.buffer_bytes for bucket in buckets)
             + self._gather.buffer_bytes
+            + self.agreement.buffer_bytes
             + self._wiring.scratch.num_bytes
             + self.rows.param_bytes,
             buckets_resent=meter.buckets_resent,
+            divergence=meter.divergence,
+            bytes_per_step=meter.bytes_per_step,
         )
 
     # -- begin -----------------------------------------------------------------------------------------------
@@ -191,7 +212,7 @@ class Transaction:
             used=[slot.param.grad is not None for slot in slots],
             changed=is_changed,
         )
-        messages = self._meter.exchange(self._mesh.world, mine.pack(), "step")
+        messages = self._meter.exchange(self._peers, mine.pack(), "step")
         headers = [Header.unpack(message, len(buckets), len(slots)) for message in messages]
         self._refuse(headers, slots, self._settings(hypers, loss_scale), failure)
         if changed:
@@ -218,20 +239,22 @@ class Transaction:
             slot.param_version = -1  # changed, until it is known to be the same everywhere
         # Costs a read of what changed; this is a rare step (a loaded model, an average swapped in).
         digests = b"".join(_digest(slot) for slot in changed)
-        answers = self._meter.exchange(self._mesh.world, digests, "changed")
+        answers = self._meter.exchange(self._peers, digests, "changed")
         for rank, answer in enumerate(answers):
             if answer != answers[0]:
                 theirs, first = (np.frombuffer(a, dtype=np.int64) for a in (answer, answers[0]))
                 name = changed[int(np.flatnonzero(theirs != first)[0])].name
                 self.reducer.settle()
                 raise ParameterError(
-                    f"parameter {name!r} was changed from outside, to another value on worker {rank} than on worker 0: "
-                    "replicas would part. Call adamesh.broadcast_module(model) on every worker after changing it"
+                    f"parameter {name!r} was changed from outside, to another value on worker {self._worker(rank)} "
+                    f"than on worker {self._worker(0)}: replicas would part. Call "
+                    "adamesh.broadcast_module(model) on every worker after changing it"
                 )
         for slot in changed:
             for shard in self.shards.values():
                 shard.refresh(slot)
             self.rows.refresh(slot)
+            self.agreement.refresh(slot)
             slot.param_version = slot.param._version
 
     def _bad_hyper(self, hypers: Sequence[Hyper]) -> ConfigurationError | None:
@@ -273,27 +296,29 @@ class Transaction:
             if (header.epoch, header.step) != (headers[0].epoch, headers[0].step):
                 self.reducer.settle()
                 raise StepOutOfSync(
-                    f"worker {rank} is at step {header.step} (epoch {header.epoch}), worker 0 at step "
-                    f"{headers[0].step} (epoch {headers[0].epoch}): every worker must call step() equally often. "
-                    "Give all workers the same number of batches, or load the same checkpoint on all"
+                    f"worker {self._worker(rank)} is at step {header.step} (epoch {header.epoch}), worker "
+                    f"{self._worker(0)} at step {headers[0].step} (epoch {headers[0].epoch}): every worker must call "
+                    "step() equally often. Give all workers the same number of batches, or load the same checkpoint on "
+                    "all"
                 )
         if any(header.failed for header in headers):
-            reasons = self._mesh.world.exchange(_encode(failure), "errors")
+            reasons = self._peers.exchange(_encode(failure), "errors")
             self.reducer.settle()
-            raise _decode(reasons)
+            raise _decode(reasons, self._worker(0))
         if any(header.settings != headers[0].settings for header in headers):
-            found = self._mesh.world.exchange(settings.encode(), "settings")
+            found = self._peers.exchange(settings.encode(), "settings")
             self.reducer.settle()
             rank = next(rank for rank, text in enumerate(found) if text != found[0])
             raise ConfigurationError(
-                f"worker {rank} has hyper-parameters {found[rank].decode()} and worker 0 {found[0].decode()}; "
+                f"worker {self._worker(rank)} has hyper-parameters {found[rank].decode()} and worker "
+                f"{self._worker(0)} {found[0].decode()}; "
                 "slices of one parameter would be updated differently. Set them alike on all workers; a scheduler that "
                 "looks at the loss must be given the mean over workers"
             )
         changed = np.array([header.changed for header in headers], dtype=bool)
         parted = np.flatnonzero(changed.any(axis=0) & ~changed.all(axis=0))
         if parted.size:
-            slot, ranks = slots[parted[0]], np.flatnonzero(changed[:, parted[0]]).tolist()
+            slot, ranks = slots[parted[0]], [self._worker(int(r)) for r in np.flatnonzero(changed[:, parted[0]])]
             self.reducer.settle()
             raise ParameterError(
                 f"parameter {slot.name!r} was changed from outside on worker(s) {ranks} but not on all "
@@ -307,16 +332,17 @@ class Transaction:
         """Sum all buckets and vote; returns the squared norm of the mean gradient."""
         failure: Exception | None = None
         squares = 0.0
+        weight = self._membership.weight if self.reducer.islands_agree else 1.0 / self._mesh.shard.size
         try:
-            self.rows.collect(used, self._membership.weight / (loss_scale or 1.0))
-            squares = self._meter.read(self.reducer.drain(self._membership.weight, used)) + self.rows.squares()
+            self.rows.collect(used, weight / (loss_scale or 1.0))
+            squares = self._meter.read(self.reducer.drain(weight, used)) + self.rows.squares()
         except CommunicationError:
             raise
         except Exception as error:  # told to the others by the vote, then raised
             failure = error
-        messages = self._meter.exchange(self._mesh.world, Vote(failure is not None, squares).pack(), "vote")
+        messages = self._meter.exchange(self._peers, Vote(failure is not None, squares).pack(), "vote")
         votes = [Vote.unpack(message) for message in messages]
-        failed = [rank for rank, vote in enumerate(votes) if vote.failed]
+        failed = [self._worker(rank) for rank, vote in enumerate(votes) if vote.failed]
         if not failed:
             return sum(vote.squares for vote in votes)
         self.reducer.close_window()
@@ -351,6 +377,28 @@ class Transaction:
             if isinstance(error, Exception):
                 raise self.broken from error
             raise
+
+    # -- between islands -------------------------------------------------------------------------------------
+
+    def _agree_islands(self, hypers: Sequence[Hyper], wake: Callable[[LiveBucket], None]) -> None:
+        """What islands do together after the step that was just made."""
+        step = self.step_number - 1
+        plan = self._schedule.at(step)
+        if not plan.gradients:
+            self.agreement.note_own_step()
+        try:
+            self.agreement.run(plan, step, self._settings(hypers, None), hypers, wake)
+        except StateLost as error:
+            self.broken = error
+            raise
+        except CommunicationError as error:
+            self.broken = type(error)(
+                f"step {step} was made, what islands do together after it was not, because workers were lost, and "
+                "these workers cannot go on: parameters and state are those of this island after that step. Restart "
+                f"with the workers that are left, and load the last checkpoint. The cause: {error}"
+            )
+            raise self.broken from error
+        self._meter.close_step(ends_period=plan.gradients or bool(plan.averages or plan.land))
 
 
 def _any_rank(flags: Sequence[Flags]) -> list[bool]:
@@ -388,7 +436,7 @@ def _encode(failure: AdameshError | None) -> bytes:
     return bytes([kind]) + str(failure).encode()
 
 
-def _decode(reasons: Sequence[bytes]) -> AdameshError:
-    """The lowest failed rank's error, so that all ranks raise the same one."""
+def _decode(reasons: Sequence[bytes], first: int) -> AdameshError:
+    """The lowest failed rank's error, so that all ranks raise the same one; ``first`` is the first rank's number."""
     rank = next(rank for rank, reason in enumerate(reasons) if reason)
-    return _KINDS[reasons[rank][0]](f"on worker {rank}: {reasons[rank][1:].decode()}")
+    return _KINDS[reasons[rank][0]](f"on worker {first + rank}: {reasons[rank][1:].decode()}")

@@ -23,12 +23,14 @@ class Wiring:
     Args:
         mesh: who talks to whom.
         wire: the plan's.
+        gradients_cross: whether gradients ever travel between islands.
     """
 
-    def __init__(self, mesh: Mesh, wire: Wire) -> None:
+    def __init__(self, mesh: Mesh, wire: Wire, *, gradients_cross: bool = True) -> None:
         self.mesh = mesh
         self.wire = wire
         self.scratch = Scratch()
+        self._gradients_cross = gradients_cross
 
     @property
     def goes_within(self) -> bool:
@@ -38,7 +40,7 @@ class Wiring:
     @property
     def goes_across(self) -> bool:
         """Whether gradients travel between islands, where the schedule says so."""
-        return self.mesh.replicate.size > 1 or self.wire.across is not None
+        return self._gradients_cross and (self.mesh.replicate.size > 1 or self.wire.across is not None)
 
     @property
     def first_comm(self) -> Communicator:
@@ -52,8 +54,8 @@ class Wiring:
         comm, up = self.mesh.shard, self.wire.up
         if up is None:
             return ExactPassage(comm, everybody_needs_all=False)
-        codec, feedback, exact_steps = parts(up)
-        track = self._track(bucket, comm, 0, bucket.place.numel)
+        codec, feedback, exact_steps, _ = parts(up)
+        track = self.track(bucket, comm, 0, bucket.place.numel)
         coded: Passage
         if isinstance(codec, LowRank):
             coded = LowRankPassage(codec, _places(bucket), track, everybody_needs_all=False)
@@ -67,23 +69,27 @@ class Wiring:
         """An owner's slice's way to its counterparts on other islands, and back."""
         if not self.goes_across:
             return None
+        start, stop = bucket.place.shard_range(self.mesh.shard.rank, self.mesh.shard.size)
+        return self.between(bucket, self.track(bucket, self.mesh.replicate, start, stop - start))
+
+    def between(self, bucket: LiveBucket, track: Track) -> Passage:
+        """A way between islands, and back, for a buffer of owned elements of a bucket."""
         comm, across = self.mesh.replicate, self.wire.across
         if across is None:
             return ExactPassage(comm, everybody_needs_all=True)
-        codec, feedback, exact_steps = parts(across)
-        start, stop = bucket.place.shard_range(self.mesh.shard.rank, self.mesh.shard.size)
-        track = self._track(bucket, comm, start, stop - start)
+        codec, feedback, exact_steps, decay = parts(across)
         coded: Passage
         if isinstance(codec, LowRank):
-            assert self.mesh.shard.size == 1, "slices are no matrices"
+            assert self.mesh.shard.size == 1 and track.numel == bucket.place.numel, "parts are no matrices"
             coded = LowRankPassage(codec, _places(bucket), track, everybody_needs_all=True)
         else:
-            coded = RoundTrip(codec, feedback, track)
+            coded = RoundTrip(codec, feedback, track, decay)
         if not exact_steps:
             return coded
         return WarmupPassage(lambda: ExactPassage(comm, everybody_needs_all=True), coded, exact_steps)
 
-    def _track(self, bucket: LiveBucket, comm: Communicator, offset: int, numel: int) -> Track:
+    def track(self, bucket: LiveBucket, comm: Communicator, offset: int, numel: int) -> Track:
+        """``numel`` elements of a bucket from ``offset`` on, along an axis."""
         runs = [(slot.start, slot.stop) for slot in bucket.place.slots]
         device = bucket.param_N.device
         return Track(comm, bucket.place.index, offset, numel, bucket.dtype, device, runs, self.scratch)

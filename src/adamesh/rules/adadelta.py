@@ -8,13 +8,13 @@ The paper has no learning rate: lr = 1, torch's default, is the paper's. Weight 
 The arithmetic is torch's own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch.optim.adadelta import adadelta
 
 from adamesh.errors import ConfigurationError
-from adamesh.rules.base import Hyper, Operands, Rule
+from adamesh.rules.base import Hyper, Moment, Operands, Rule
 from adamesh.rules.checks import check_lr_shape, check_not_negative
 
 __all__ = ["Adadelta"]
@@ -28,6 +28,9 @@ class Adadelta(Rule):
 
     def state_names(self, hyper: Hyper) -> Sequence[str]:
         return ("square_avg", "acc_delta")
+
+    def moments(self, hyper: Hyper) -> Mapping[str, Moment]:
+        return {name: Moment(2) for name in self.state_names(hyper)}
 
     def check(self, hyper: Hyper) -> None:
         check_lr_shape(hyper)

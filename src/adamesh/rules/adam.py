@@ -8,12 +8,12 @@ With ``amsgrad`` (Reddi, Kale & Kumar 2018, algorithm 2) v is replaced in the la
 The arithmetic is torch's own fused kernel, which is why world size 1 is torch's Adam to the bit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch.optim.adam import adam
 
-from adamesh.rules.base import FUSED_DEVICES, Hyper, Operands, Rule
+from adamesh.rules.base import FUSED_DEVICES, Hyper, Moment, Operands, Rule
 from adamesh.rules.checks import check_betas, check_lr_shape, check_not_negative
 
 __all__ = ["Adam"]
@@ -29,6 +29,10 @@ class Adam(Rule):
 
     def state_names(self, hyper: Hyper) -> Sequence[str]:
         return ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if hyper["amsgrad"] else ("exp_avg", "exp_avg_sq")
+
+    def moments(self, hyper: Hyper) -> Mapping[str, Moment]:
+        first, second = (Moment(order, float(beta)) for order, beta in enumerate(hyper["betas"], start=1))
+        return {name: first if name == "exp_avg" else second for name in self.state_names(hyper)}
 
     def check(self, hyper: Hyper) -> None:
         check_lr_shape(hyper)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-__all__ = ["FUSED_DEVICES", "Hyper", "Operands", "Rule"]
+__all__ = ["FUSED_DEVICES", "Hyper", "Moment", "Operands", "Rule"]
 
 Hyper = Mapping[str, Any]
 """One ``param_groups`` entry: lr, betas, eps, ... as the user (or a scheduler) left it."""
@@ -30,6 +30,16 @@ class Operands:
     """The rule's own numbers per parameter, by name: a float32 scalar each, which the rule brings up to date."""
 
 
+@dataclass(frozen=True)
+class Moment:
+    """What a state tensor is a moving average of."""
+
+    order: int
+    """1: of gradients, or of steps; 2: of squares."""
+    decay: float | None = None
+    """b, if the rule divides by ``1 - b^t`` where it uses the tensor; None: it is used as it is."""
+
+
 class Rule(ABC):
     """An elementwise optimizer update. Elementwise, so that a slice can be updated without the rest."""
 
@@ -49,6 +59,10 @@ class Rule(ABC):
     @abstractmethod
     def state_names(self, hyper: Hyper) -> Sequence[str]:
         """The names of the state tensors, each of the parameter's shape and zero at the start."""
+
+    @abstractmethod
+    def moments(self, hyper: Hyper) -> Mapping[str, Moment]:
+        """What each of `state_names` is: those that islands may average each in their own rhythm."""
 
     @abstractmethod
     def check(self, hyper: Hyper) -> None:

@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from torch.optim.nadam import nadam
 
-from adamesh.rules.base import Hyper, Operands, Rule
+from adamesh.rules.base import Hyper, Moment, Operands, Rule
 from adamesh.rules.checks import check_betas, check_lr_shape, check_not_negative
 
 __all__ = ["NAdam"]
@@ -40,6 +40,10 @@ class NAdam(Rule):
 
     def state_names(self, hyper: Hyper) -> Sequence[str]:
         return ("exp_avg", "exp_avg_sq")
+
+    def moments(self, hyper: Hyper) -> Mapping[str, Moment]:
+        beta1, beta2 = hyper["betas"]
+        return {"exp_avg": Moment(1, float(beta1)), "exp_avg_sq": Moment(2, float(beta2))}
 
     def check(self, hyper: Hyper) -> None:
         check_lr_shape(hyper)

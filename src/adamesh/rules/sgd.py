@@ -8,7 +8,7 @@ As torch has it: the learning rate multiplies the buffer, where Sutskever's is m
 not damp the first step. The arithmetic is torch's own fused kernel.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim.sgd import sgd
 
 from adamesh.errors import ConfigurationError
-from adamesh.rules.base import FUSED_DEVICES, Hyper, Operands, Rule
+from adamesh.rules.base import FUSED_DEVICES, Hyper, Moment, Operands, Rule
 from adamesh.rules.checks import check_lr_shape, check_not_negative
 
 __all__ = ["SGD"]
@@ -31,6 +31,9 @@ class SGD(Rule):
 
     def state_names(self, hyper: Hyper) -> Sequence[str]:
         return ("momentum_buffer",) if hyper["momentum"] else ()
+
+    def moments(self, hyper: Hyper) -> Mapping[str, Moment]:
+        return {name: Moment(1) for name in self.state_names(hyper)}
 
     def check(self, hyper: Hyper) -> None:
         check_lr_shape(hyper)

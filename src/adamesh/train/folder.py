@@ -9,7 +9,7 @@ from pathlib import Path
 from adamesh.errors import ConfigurationError
 from adamesh.tasks.catalog import find_task
 from adamesh.train.config import load_config, resolved, write_config
-from adamesh.train.names import check_wire
+from adamesh.train.names import check_plan
 from adamesh.train.settings import RunConfig
 
 __all__ = ["begin_run", "reopen_run"]
@@ -31,7 +31,7 @@ def begin_run(config: RunConfig, world_size: int, now: datetime, kind: str = "")
     task = find_task(config.task)
     config = replace(resolved(config, task), nproc=world_size)
     config.check_world(world_size)
-    check_wire(config, world_size)
+    check_plan(config, world_size)
     folder = config.out or _free_folder("-".join(filter(None, [f"{now:%Y%m%d-%H%M%S}", kind, task.name])))
     if _holds_run(folder):
         shown = os.path.relpath(folder)
@@ -59,7 +59,7 @@ def reopen_run(folder: Path, world_size: int | None, steps: int | None) -> Path:
     config = before if steps is None else replace(before, steps=steps, epochs=None)
     config = replace(config, nproc=world_size or config.nproc, out=folder.resolve())
     config.check_world(config.nproc)
-    check_wire(config, config.nproc)
+    check_plan(config, config.nproc)
     if config != before:
         _write(config, folder)
     return folder

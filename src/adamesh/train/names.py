@@ -12,10 +12,19 @@ from adamesh.codecs.base import Codec
 from adamesh.codecs.coding import Coding
 from adamesh.lbfgs import LBFGS
 from adamesh.optimizer import MeshOptimizer
+from adamesh.sync.base import Schedule
 from adamesh.train.rules import RULES
 from adamesh.train.settings import OptimSettings, PlanSettings, RunConfig
 
-__all__ = ["AnyOptimizer", "build_optimizer", "build_plan", "build_torchs", "build_wire", "check_wire"]
+__all__ = [
+    "AnyOptimizer",
+    "build_optimizer",
+    "build_plan",
+    "build_schedule",
+    "build_torchs",
+    "build_wire",
+    "check_plan",
+]
 
 AnyOptimizer = MeshOptimizer | LBFGS
 
@@ -34,16 +43,30 @@ def build_wire(settings: PlanSettings) -> adamesh.Wire:
     return adamesh.Wire(up=up, down=_coding(settings.down, settings.exact_steps, held_back=False), across=across)
 
 
-def check_wire(config: RunConfig, world_size: int) -> None:
-    """Refuse codecs that are unsound in this run, before any worker is started.
+def build_schedule(settings: PlanSettings) -> Schedule:
+    """The schedule that [plan] names."""
+    name = settings.schedule
+    if name.kind == "every-step":
+        return adamesh.EveryStep()
+    if name.kind == "every":
+        return adamesh.EveryH(name.h)
+    if name.kind == "des-loc":
+        return adamesh.EveryH(name.h, exp_avg=3, exp_avg_sq=6)
+    given = {"lr": settings.outer_lr, "momentum": settings.outer_momentum}
+    outer = adamesh.Nesterov(**{key: value for key, value in given.items() if value is not None})
+    return adamesh.DiLoCo(name.h, outer, name.fragments, name.delay, settings.blend)
+
+
+def check_plan(config: RunConfig, world_size: int) -> None:
+    """Refuse settings of [plan] that are unsound in this run, before any worker is started.
 
     Raises:
         IncompatiblePlan: they are.
     """
-    wire = build_wire(config.plan)
-    wire.check()
-    wire.check_mesh(config.plan.islands, world_size // config.plan.islands)
-    wire.check_group({"betas": config.optim.betas})
+    plan = _plan(config.plan)
+    islands = config.plan.num_islands(world_size)
+    plan.full_wire.check_mesh(islands, world_size // islands)
+    plan.check_group({"betas": config.optim.betas})
 
 
 def _coding(name: str, exact_steps: int, *, held_back: bool) -> Coding | None:
@@ -62,18 +85,23 @@ def _coding(name: str, exact_steps: int, *, held_back: bool) -> Coding | None:
 
 def build_plan(settings: PlanSettings, device: torch.device, world_size: int) -> adamesh.Plan:
     """The plan that [plan] describes. Collective where there are several islands."""
-    plan = adamesh.Plan(
+    islands = settings.num_islands(world_size)
+    if islands == 1:
+        return _plan(settings)
+    mesh = init_device_mesh(device.type, (islands, world_size // islands), mesh_dim_names=("replicate", "shard"))
+    return replace(_plan(settings), mesh=mesh)
+
+
+def _plan(settings: PlanSettings) -> adamesh.Plan:
+    """All of it but the mesh."""
+    return adamesh.Plan(
         wire=build_wire(settings),
-        sync=adamesh.EveryStep(),
+        sync=build_schedule(settings),
         max_grad_norm=settings.max_grad_norm,
         overlap=settings.overlap,
         bucket_mb=settings.bucket_mb,
         timeout_s=settings.timeout_s,
     )
-    if settings.islands == 1:
-        return plan
-    shape = (settings.islands, world_size // settings.islands)
-    return replace(plan, mesh=init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard")))
 
 
 def build_optimizer(settings: OptimSettings, model: nn.Module, plan: adamesh.Plan) -> AnyOptimizer:

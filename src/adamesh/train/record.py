@@ -42,6 +42,7 @@ class Recorder:
             ("task", f"{run.task.name}: {run.task.summary}"),
             ("data", run.splits.source),
             ("workers", f"{run.workers.size} on {run.device.type}"),
+            ("plan", run.config.plan.described(run.workers.size)),
             ("model", f"{param_count:,} parameters"),
             ("rule", run.config.optim.described()),
             ("steps", f"{total_steps:,} of {sampler.batch_size:,} samples ({epochs:.3g} epochs)"),

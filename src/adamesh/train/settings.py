@@ -12,10 +12,10 @@ from typing import Any, Literal, get_args
 
 from adamesh.errors import ConfigurationError
 from adamesh.train.rules import BY_ROWS, RULES, RuleName
+from adamesh.train.sync_names import SYNC_EXAMPLES, SyncName, parse_sync
 
 __all__ = [
     "CODEC_NAMES",
-    "SCHEDULE_NAMES",
     "OptimSettings",
     "PlanSettings",
     "RunConfig",
@@ -26,7 +26,6 @@ __all__ = [
 ScheduleKind = Literal["constant", "cosine", "linear", "step", "one-cycle"]
 CODEC_NAMES = ("exact", "bf16", "fp16", "int8", "int4", "sign", "topk-0.01", "lowrank-4")
 """The last two stand for any density and any rank."""
-SCHEDULE_NAMES = ("every-step",)
 
 
 def _require(fulfilled: bool, key: str, value: object, rule: str) -> None:
@@ -187,19 +186,29 @@ class ScheduleSettings:
 class PlanSettings:
     """[plan]: how the workers share the work; `adamesh.train.names` turns it into an `adamesh.Plan`."""
 
-    islands: int = 1
-    """Groups of workers that hold whole copies of the optimizer state; it is cut inside each group."""
+    islands: int | None = None
+    """Groups of workers that hold whole copies of the optimizer state; it is cut inside each group. Not set: one group,
+    or where sync lets islands step alone, a group for each worker."""
     up: str = "exact"
     """Codec of the gradients on their way to their owners: exact, bf16, fp16, int8, int4, sign, topk-0.01 (any share),
     lowrank-4 (any rank); with error feedback where the codec needs it."""
     down: str = "exact"
     """Codec of the parameters' changes on their way back."""
     across: str = "exact"
-    """Codec of the gradients between islands, there and back."""
+    """Codec of the gradients, or with diloco of the pseudo-gradients, between islands, there and back."""
     exact_steps: int = 0
     """Steps at the start in which nothing is coded."""
     sync: str = "every-step"
-    """When islands agree."""
+    """When islands agree: every-step; every-16: they step alone and average after every 16th step; des-loc-32: the
+    same, and moments 3 and 6 times as rarely; diloco-64: an outer rule moves an anchor by what islands have learnt in
+    64 steps, with -streaming-4 in 4 fragments, with -delay-2 while 2 more steps are made."""
+    outer_lr: float | None = None
+    """diloco: share of what islands have learnt that the anchor moves by; not set: 0.7."""
+    outer_momentum: float | None = None
+    """diloco: Nesterov's momentum of the anchor; not set: 0.9."""
+    blend: float | None = None
+    """diloco: share of its own parameters that an island keeps when a fragment arrives; not set: 0, or 0.5 with a
+    delay."""
     max_grad_norm: float | None = None
     """Clip the global gradient norm to this; not set: off."""
     overlap: bool = True
@@ -217,7 +226,37 @@ class PlanSettings:
         for key in ("up", "down", "across"):
             _require_codec(f"plan.{key}", getattr(self, key))
         _require_at_least("plan.exact_steps", self.exact_steps, 0)
-        _require_name("plan.sync", self.sync, SCHEDULE_NAMES)
+        known = parse_sync(self.sync) is not None
+        _require(known, "plan.sync", repr(self.sync), f"must be one of {', '.join(map(repr, SYNC_EXAMPLES))}")
+        _require_positive("plan.outer_lr", self.outer_lr)
+        for key in ("outer_lr", "outer_momentum", "blend"):
+            value = getattr(self, key)
+            if value is not None:
+                _require(self.schedule.kind == "diloco", f"plan.{key}", value, f"is for diloco; sync is {self.sync!r}")
+        for key in ("outer_momentum", "blend"):
+            value = getattr(self, key)
+            _require(value is None or 0 <= value < 1, f"plan.{key}", value, "must be at least 0 and below 1")
+
+    @property
+    def schedule(self) -> SyncName:
+        """What ``sync`` says."""
+        name = parse_sync(self.sync)
+        assert name is not None
+        return name
+
+    def num_islands(self, world_size: int) -> int:
+        """How many there are of so many workers."""
+        if self.islands is not None:
+            return self.islands
+        return world_size if self.schedule.islands_step_alone else 1
+
+    def described(self, world_size: int) -> str:
+        """One line for the run's header."""
+        islands = self.num_islands(world_size)
+        size = world_size // islands
+        workers = "1 worker" if size == 1 else f"{size} workers"
+        chosen = "" if self.islands is not None else " (plan.islands is not set)"
+        return f"{self.sync}, {islands} island{'s' * (islands > 1)} of {workers}{chosen}"
 
 
 @dataclass(frozen=True)
@@ -303,7 +342,7 @@ class RunConfig:
                 f"batch_size = {self.batch_size} is the global batch and too small for {world_size} workers: "
                 f"raise it to at least {world_size} or start at most {self.batch_size} workers"
             )
-        if world_size % self.plan.islands:
+        if world_size % self.plan.num_islands(world_size):
             raise ConfigurationError(
                 f"plan.islands = {self.plan.islands} must divide the number of workers, {world_size}"
             )

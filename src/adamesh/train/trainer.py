@@ -121,7 +121,10 @@ class Trainer:
         local = self._stepper.take(totals.steps)
         grad_norm = float(self.optimizer.grad_norm)
         settled = self._plateau.settled(grad_norm)
-        loss, interruptions, plateaus = workers.sum([local.loss_share, interruption.requested, settled])
+        # Islands that step alone have norms of their own.
+        lost = not isfinite(grad_norm)
+        shares = [local.loss_share, interruption.requested, settled, lost]
+        loss, interruptions, plateaus, num_lost = workers.sum(shares)
         step_s = time.perf_counter() - began_s
         totals.steps += 1
         totals.samples += local.samples
@@ -131,9 +134,10 @@ class Trainer:
         totals.recent_loss += loss
         totals.recent_steps += 1
         self._log(local, grad_norm, step_s)
-        if not (isfinite(loss) and isfinite(grad_norm)):
+        if not isfinite(loss) or num_lost:
+            norm = f"{grad_norm:g}" if lost or not num_lost else "not finite elsewhere"
             raise Diverged(
-                f"the loss is {loss:g} and the gradient norm {grad_norm:g}; lower optim.lr "
+                f"the loss is {loss:g} and the gradient norm {norm}; lower optim.lr "
                 f"(now {local.lr:g}), lengthen schedule.warmup_steps or set plan.max_grad_norm = 1.0"
             )
         if totals.steps >= total_steps:
@@ -154,6 +158,8 @@ class Trainer:
                 "comm_exposed_s": stats.comm_exposed_s,
                 "bytes_up": stats.bytes_up,
                 "bytes_down": stats.bytes_down,
+                "bytes_per_step": stats.bytes_per_step,
+                **({} if stats.divergence is None else {"divergence": stats.divergence}),
             },
         )
 
@@ -163,12 +169,13 @@ class Trainer:
         adamesh.average_buffers(self.model)
         self.optimizer.flush()
         run, totals = self._run, self.totals
-        totals.evaluation = evaluate(run, self.model, run.splits.test)
         train: dict[str, float] = {}
-        if run.config.eval_train:
-            seen = evaluate(run, self.model, run.splits.train)
-            train = {f"train_{name}": value for name, value in seen.items()}
-        elif totals.recent_steps:
+        with self.optimizer.agreed():
+            totals.evaluation = evaluate(run, self.model, run.splits.test)
+            if run.config.eval_train:
+                seen = evaluate(run, self.model, run.splits.train)
+                train = {f"train_{name}": value for name, value in seen.items()}
+        if not train and totals.recent_steps:
             train = {"train_loss": totals.recent_loss / totals.recent_steps}
         totals.recent_loss, totals.recent_steps = 0.0, 0
         self._recorder.evaluation(totals, train)

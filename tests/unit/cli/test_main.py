@@ -85,6 +85,12 @@ WRONG = {
     "a folder for a task": (["train", "."], ["adamesh resume ."]),
     "a batch that cannot be cut": (["train", "--batch-size", "2", "--nproc", "3"], ["batch_size = 2", "3 workers"]),
     "islands that do not fit": (["train", "--plan.islands", "2", "--nproc", "3"], ["plan.islands = 2", "divide"]),
+    "unsound together": (["train", "--plan.sync", "diloco-8-delay-8"], ["h=8, delay=8", "delay=7"]),
+    "a codec for whole parameters": (
+        ["train", "--plan.sync", "every-8", "--plan.across", "int8"],
+        ["EveryH(h=8", "across"],
+    ),
+    "checking what differs": (["check", "--plan.sync", "diloco-8"], ["diloco-8", "nothing to compare"]),
     "resuming nothing": (["resume"], ["DIR", "missing"]),
     "resuming what is no run": (["resume", "none"], ["none", "holds no run"]),
     "a misspelt benchmark": (["bench", "stp"], ["stp", "did you mean step"]),

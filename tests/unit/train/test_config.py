@@ -80,7 +80,10 @@ def test_sections_fill_their_records(tmp_path):
         ("[plan]\nup = 'int7'", "plan.up = 'int7': must be one of 'exact', 'bf16', 'fp16', 'int8', 'int4', 'sign'"),
         ("[plan]\ndown = 'topk-2'", "plan.down = 'topk-2': must be one of 'exact'"),
         ("[plan]\nacross = 'lowrank-0'", "plan.across = 'lowrank-0': must be one of 'exact'"),
-        ("[plan]\nsync = 'sometimes'", "plan.sync = 'sometimes': must be one of 'every-step'"),
+        ("[plan]\nsync = 'sometimes'", "plan.sync = 'sometimes': must be one of 'every-step', 'every-16'"),
+        ("[plan]\nsync = 'every-0'", "plan.sync = 'every-0': must be one of 'every-step'"),
+        ("[plan]\nouter_lr = 0.5", "plan.outer_lr = 0.5: is for diloco; sync is 'every-step'"),
+        ("[plan]\nsync = 'diloco-8'\nblend = 1", "plan.blend = 1.0: must be at least 0 and below 1"),
         ("task", "is not valid TOML"),
     ],
 )

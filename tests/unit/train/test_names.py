@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import adamesh
-from adamesh.train.names import build_wire
+from adamesh.train.names import build_schedule, build_wire
 from adamesh.train.settings import PlanSettings
 
 NAMES = {
@@ -30,3 +30,36 @@ def test_exact_steps_are_a_warm_up_of_everything_that_is_coded():
     wire = build_wire(PlanSettings(up="int4", down="int8", exact_steps=5))
     up, down = adamesh.Feedback(adamesh.Int4()), adamesh.Int8()
     assert wire == adamesh.Wire(up=adamesh.Warmup(up, 5), down=adamesh.Warmup(down, 5))
+
+
+@pytest.mark.parametrize(
+    ("settings", "schedule"),
+    [
+        ({}, adamesh.EveryStep()),
+        ({"sync": "every-16"}, adamesh.EveryH(16)),
+        ({"sync": "des-loc-32"}, adamesh.EveryH(32, exp_avg=3, exp_avg_sq=6)),
+        ({"sync": "diloco-64"}, adamesh.DiLoCo(64)),
+        ({"sync": "diloco-64-streaming-4"}, adamesh.DiLoCo(64, fragments=4)),
+        ({"sync": "diloco-9-delay-2", "blend": 0.25}, adamesh.DiLoCo(9, delay=2, blend=0.25)),
+        (
+            {"sync": "diloco-64-streaming-4-delay-8", "outer_lr": 0.5, "outer_momentum": 0.8},
+            adamesh.DiLoCo(64, adamesh.Nesterov(0.5, 0.8), fragments=4, delay=8),
+        ),
+    ],
+)
+def test_a_schedules_name_says_all_there_is_to_say(settings, schedule):
+    assert build_schedule(PlanSettings(**settings)) == schedule
+
+
+@pytest.mark.parametrize(
+    ("settings", "shape"),
+    [
+        ({}, "every-step, 1 island of 4 workers (plan.islands is not set)"),
+        ({"sync": "every-1"}, "every-1, 1 island of 4 workers (plan.islands is not set)"),
+        ({"sync": "diloco-8"}, "diloco-8, 4 islands of 1 worker (plan.islands is not set)"),
+        ({"sync": "diloco-8", "islands": 2}, "diloco-8, 2 islands of 2 workers"),
+        ({"sync": "every-8", "islands": 1}, "every-8, 1 island of 4 workers"),
+    ],
+)
+def test_where_islands_step_alone_each_worker_is_one_unless_it_is_said_otherwise(settings, shape):
+    assert PlanSettings(**settings).described(4) == shape
