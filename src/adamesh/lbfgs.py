@@ -16,7 +16,7 @@ from adamesh.engine.evaluation import Evaluation
 from adamesh.engine.fit import StateHead, check_fit, restore_group
 from adamesh.engine.flat_state import FlatState
 from adamesh.engine.meter import StepStats
-from adamesh.engine.state_dict import HeldRun, PieceSource, StateSource
+from adamesh.engine.runs import HeldRun, PieceSource, StateSource
 from adamesh.errors import ConfigurationError, IncompatiblePlan
 from adamesh.optimizer import ParamsT, common_device
 from adamesh.plan import Plan

@@ -16,12 +16,11 @@ from adamesh.engine.bucket import LiveSlot
 from adamesh.engine.consensus import agreed
 from adamesh.engine.engine import Engine, without_params
 from adamesh.engine.fit import StateHead, check_fit, restore_group
+from adamesh.engine.islands_state import SHARED, own_runs_to_save, settle, sync_record
 from adamesh.engine.meter import StepStats
 from adamesh.engine.residuals import RESIDUAL, fold
+from adamesh.engine.runs import HeldRun, PieceSource, StateSource
 from adamesh.engine.state_dict import (
-    HeldRun,
-    PieceSource,
-    StateSource,
     export_pieces,
     export_residuals,
     fetch,
@@ -159,16 +158,19 @@ class MeshOptimizer(torch.optim.Optimizer):
             raise
 
     def flush(self) -> None:
-        """Bring all rows of embeddings in groups with ``sparse="exact"`` up to date. Collective.
+        """Do what has been put off. Collective.
 
-        Call it before evaluating, before changing parameters and before ``state_dict()``; ``adamesh.save`` and
-        :meth:`full_state_dict` do. It does nothing, and costs nothing, where there is no such group.
+        That is: bring all rows of embeddings in groups with ``sparse="exact"`` up to date, and let fragments that are
+        on their way between islands arrive. Call it before evaluating, before changing parameters and before
+        ``state_dict()``; ``adamesh.save`` and :meth:`full_state_dict` do. It does nothing, and costs nothing, where
+        nothing was put off.
 
         Raises:
             ParameterError: such an embedding was changed from outside while some of its rows were behind.
             PeerLost, CommunicationTimeout: a worker is gone.
         """
         self.engine.flush()
+        settle(self.engine)
 
     @contextmanager
     def agreed(self) -> Iterator[None]:
@@ -226,6 +228,7 @@ class MeshOptimizer(torch.optim.Optimizer):
         ``residuals`` is what this worker's codecs have held back, where the plan has feedback.
         """
         head = self.head()
+        sync = {key: value for key, value in head.sync.items() if key != "heads"}  # those are for all islands together
         state: dict[str, dict[str, Any]] = {
             name: {"step": head.steps[name], "shape": list(param.shape), **head.scalars.get(name, {})}
             for name, param in self.named_params()
@@ -234,13 +237,14 @@ class MeshOptimizer(torch.optim.Optimizer):
             state[run.name] |= {"start": run.start, "stop": run.stop, **run.tensors}
             if run.width != 1:
                 state[run.name]["width"] = run.width
-        residuals = {
-            f"{key}/{run.name}": {"name": run.name, "start": run.start, "stop": run.stop, key: tensor}
-            for run in export_residuals(self.engine)
-            for key, tensor in run.tensors.items()
-        }
+        residuals: dict[str, Any] = {}
+        for run in export_residuals(self.engine):
+            for key, tensor in run.tensors.items():
+                label = f"{key}/{run.name}"
+                label += f"/{run.start}" if label in residuals else ""  # fragments hold several runs of a parameter
+                residuals[label] = {"name": run.name, "start": run.start, "stop": run.stop, key: tensor}
         return {
-            "adamesh": {"format": _FORMAT, "step": head.step},
+            "adamesh": {"format": _FORMAT, "step": head.step, **({"sync": sync} if sync else {})},
             "state": state,
             **({"residuals": residuals} if residuals else {}),
             "param_groups": head.groups,
@@ -277,7 +281,8 @@ class MeshOptimizer(torch.optim.Optimizer):
                     f"{list(slot.param.shape)}: build the same model first"
                 )
         self.check_fit(names, counts, state_dict["param_groups"])
-        self.restore_from(PieceSource(runs, counts, numbers), state_dict["param_groups"], int(head["step"]))
+        source = PieceSource(runs, counts, numbers, head.get("sync", {}))
+        self.restore_from(source, state_dict["param_groups"], int(head["step"]))
 
     def refuse_if_broken(self) -> None:
         """Raise what an earlier ``step()`` left that makes the state unfit to be saved, if anything."""
@@ -295,15 +300,19 @@ class MeshOptimizer(torch.optim.Optimizer):
             {slot.name: slot.steps for slot in slots},
             {slot.name: _numbers(slot) for slot in slots if slot.scalars},
             [self._group_record(index) for index in range(len(self.param_groups))],
+            sync_record(self.engine),
         )
 
     def runs_to_save(self) -> list[HeldRun]:
-        """This worker's share of the state; the first island speaks for the others. No collective."""
+        """This worker's share of the state; where islands are alike, the first one speaks for all. No collective."""
+        if self.engine.transaction.agreement.state_apart:
+            return own_runs_to_save(self.engine, export_pieces(self.engine))
         return export_pieces(self.engine) if self.engine.mesh.replicate.rank == 0 else []
 
     def residual_means(self) -> Mapping[str, Tensor]:
         """The mean of what the workers' codecs have held back, of the parts that this worker owns. Collective."""
-        return fold(self.engine)
+        means = fold(self.engine)
+        return means if self.engine.mesh.replicate.rank == 0 else {}
 
     def fetch(self, source: StateSource) -> PieceSource:
         """Read and check what this worker needs of a saved state; after it, restoring cannot fail.
@@ -316,6 +325,13 @@ class MeshOptimizer(torch.optim.Optimizer):
             warnings.warn(
                 "the saved state holds what codecs with feedback have held back of the gradients, and this plan has no "
                 f"feedback to send it with ({wire}): it is dropped. With the same wire it would be used",
+                stacklevel=3,
+            )
+        has_anchors = any({*SHARED} & {*source.keys(name)} for name, _ in self.named_params())
+        if has_anchors and self.engine.transaction.agreement.outer is None:
+            warnings.warn(
+                f"the saved state holds an anchor and its momentum, and sync={self._plan.sync} has none: it is "
+                "dropped, and training goes on from the mean of the islands' parameters. With DiLoCo it would be used",
                 stacklevel=3,
             )
         return fetch(self.engine, source)

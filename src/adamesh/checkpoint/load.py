@@ -13,7 +13,8 @@ from adamesh.checkpoint.manifest import Manifest, StateRun, read_manifest
 from adamesh.checkpoint.save import bare, names_of
 from adamesh.checkpoint.stateful import StatefulOptimizer
 from adamesh.comm.accord import agree
-from adamesh.engine.state_dict import PieceSource
+from adamesh.engine.islands_state import renamed
+from adamesh.engine.runs import PieceSource
 from adamesh.errors import CheckpointError
 from adamesh.reshard import plan_copies
 
@@ -100,11 +101,16 @@ class FolderSource:
         self._open: dict[str, Any] = {}
         """Files stay open: reading the header of one takes milliseconds, and there are many runs in each."""
         self._names = names
+        self._sync = renamed(manifest.sync, {saved: name for name, saved in names.items()})
         self._steps = manifest.steps
         self._scalars = manifest.scalars
         self._runs: dict[str, list[StateRun]] = {}
         for run in manifest.runs:
             self._runs.setdefault(run.name, []).append(run)
+
+    @property
+    def sync(self) -> Mapping[str, Any]:
+        return self._sync
 
     def steps(self, name: str) -> int | None:
         return self._steps.get(self._names[name])
@@ -114,7 +120,7 @@ class FolderSource:
 
     def keys(self, name: str) -> Sequence[str]:
         runs = self._runs.get(self._names[name], [])
-        return runs[0].keys if runs else ()
+        return tuple(dict.fromkeys(key for run in runs for key in run.keys))
 
     def read(self, name: str, key: str, start: int, stop: int) -> Tensor:
         saved = self._names[name]

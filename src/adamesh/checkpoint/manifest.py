@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,8 @@ class Manifest:
     mesh: tuple[int, int]
     param_groups: list[dict[str, Any]]
     extra: dict[str, Any]
+    sync: dict[str, Any] = field(default_factory=dict)
+    """What is to be known of islands that step alone; empty of others."""
 
     @property
     def digest(self) -> bytes:
@@ -118,6 +120,7 @@ class Manifest:
             mesh=(raw["mesh"][0], raw["mesh"][1]),
             param_groups=raw["param_groups"],
             extra=raw["extra"],
+            sync=raw.get("sync", {}),
         )
 
 

@@ -17,6 +17,7 @@ from adamesh.checkpoint.manifest import MANIFEST, FileRecord, Manifest, StateRun
 from adamesh.checkpoint.stateful import StatefulOptimizer
 from adamesh.comm.accord import agree, first_says
 from adamesh.comm.base import Communicator
+from adamesh.engine.islands_state import renamed
 from adamesh.engine.residuals import RESIDUAL
 from adamesh.errors import CheckpointError
 
@@ -192,6 +193,7 @@ def _manifest(
         mesh=optimizer.mesh.shape,
         param_groups=[{k: v.item() if isinstance(v, Tensor) else v for k, v in group.items()} for group in groups],
         extra=extra,
+        sync=renamed(head.sync, names),
     )
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from adamesh.comm.base import Mesh
 from adamesh.engine.fit import StateHead
-from adamesh.engine.state_dict import HeldRun, PieceSource, StateSource
+from adamesh.engine.runs import HeldRun, PieceSource, StateSource
 
 __all__ = ["StatefulOptimizer"]
 

@@ -13,6 +13,7 @@ import math
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -87,6 +88,9 @@ class Agreement:
     ) -> None:
         self.params_apart = self.state_apart = False
         """Islands may differ in their parameters, in anything."""
+        self.heads: list[dict[str, Any]] = []
+        """What islands told each other of themselves, to be saved, after `heads_step` steps."""
+        self.heads_step = -1
         self.averaging = Averaging(wiring.mesh.replicate, shards, rule, meter)
         self.outer = OuterOptimizer(outer, wiring, meter) if outer is not None else None
         self._coded = wiring.wire.across is not None

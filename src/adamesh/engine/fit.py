@@ -1,7 +1,7 @@
 """Does a saved state belong to this optimizer? What every kind of optimizer asks before it takes one."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -22,6 +22,8 @@ class StateHead:
     """The rule's own numbers of each parameter that has some."""
     groups: list[dict[str, Any]]
     """The parameter groups, with names for parameters."""
+    sync: Mapping[str, Any] = field(default_factory=dict)
+    """What is to be known of islands that step alone; empty of others."""
 
 
 def check_fit(

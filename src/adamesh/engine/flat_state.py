@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adamesh.engine.state_dict import HeldRun, PieceSource, StateSource
+from adamesh.engine.runs import HeldRun, PieceSource, StateSource
 from adamesh.errors import CheckpointError, LayoutError
 
 __all__ = ["FlatState"]

@@ -4,6 +4,7 @@ A *lane* is the part of a fragment that lies in one shard, packed behind each ot
 the same lane on the other islands and back. Several steps may pass between its launch and its landing.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -49,10 +50,14 @@ class Lane:
     stretches: Sequence[Stretch]
     numel: int
     passage: Passage
+    is_whole: bool = False
+    """It is the shard as it is, and its way counts from the start of the bucket."""
     sent: Tensor | None = None
     """This island's pseudo-gradient, while it is on its way."""
     mean: Tensor | None = None
     """What has come of it, once all is here."""
+    committed: bool = False
+    """What the codec has held back is up to date already."""
 
 
 @dataclass
@@ -138,7 +143,7 @@ class OuterOptimizer:
         for lane in self.lanes(fragments):
             shard = lane.anchor.shard
             lane.sent = self._comm.allocate(lane.numel, shard.master_S.dtype, shard.master_S.device)
-            lane.mean = None
+            lane.mean, lane.committed = None, False
             for stretch in lane.stretches:
                 torch.sub(stretch.of(lane.anchor.value_S), stretch.of(shard.master_S), out=stretch.among(lane.sent))
             self._meter.bytes_up += lane.passage.launch(lane.sent, Departure(step, 1.0, ()))
@@ -174,6 +179,25 @@ class OuterOptimizer:
                 length += sum(map(_squares, anchors))
         return apart, length
 
+    @property
+    def under_way(self) -> bool:
+        """Something has yet to arrive."""
+        return bool(self._under_way(list(self.left)))
+
+    def settle(self) -> None:
+        """Before a save: let everything arrive, and keep what codecs have held back of it. Collective between islands.
+
+        Nothing else changes, and what went wrong is said when the fragments land.
+        """
+        under_way = self._under_way(list(self.left))
+        while under_way:
+            under_way = [lane for lane in under_way if self._proceed(lane)]
+        for lane in self._arrived(list(self.left)):
+            assert lane.mean is not None
+            if lane.sent is not None and not lane.committed and math.isfinite(_squares(lane.mean)):
+                lane.passage.commit()
+                lane.committed = True
+
     def apply(self, fragments: Sequence[int]) -> dict[int, set[int]]:
         """Move anchors and masters by the means; returns the parameters that this concerns, by bucket."""
         for lane in self._arrived(fragments):
@@ -187,7 +211,7 @@ class OuterOptimizer:
                     master.sub_(value).mul_(kept).add_(value)  # in this order, what is alike keeps its bits
                 else:
                     master.copy_(value)
-            if lane.sent is not None:
+            if lane.sent is not None and not lane.committed:
                 lane.passage.commit()
         self.drop(fragments)
         touched = {index: self._touched(anchor.shard.bucket, fragments) for index, anchor in self.anchors.items()}
@@ -244,7 +268,7 @@ class OuterOptimizer:
         if count == 1:
             start, _ = bucket.place.shard_range(self._wiring.mesh.shard.rank, self._wiring.mesh.shard.size)
             track = self._wiring.track(bucket, comm, start, length)
-            return Lane(anchor, fragment, [Stretch(0, length, 0)], length, self._wiring.between(bucket, track))
+            return Lane(anchor, fragment, [Stretch(0, length, 0)], length, self._wiring.between(bucket, track), True)
         stretches, packed = [], 0
         grain = self._wiring.wire.grain
         for piece in shard.pieces:

@@ -8,7 +8,8 @@ all in units of a mean gradient. Whoever loads it, at any number of workers, sta
 first residual that its plan keeps, and from zeros in the others.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from adamesh.comm.channel import ExactUp
 from adamesh.comm.coder import clipped
 from adamesh.engine.bucket import LiveBucket
 from adamesh.engine.engine import Engine
+from adamesh.engine.passage import Passage
 
 __all__ = ["KINDS", "RESIDUAL", "fold", "own_runs", "start_from"]
 
@@ -46,62 +48,91 @@ def own_runs(engine: Engine) -> list[tuple[str, str, int, int, Tensor]]:
     """This rank's own residuals as (parameter, kind, start, stop, elements ``start:stop`` of it); no collective."""
     runs = []
     for bucket in engine.buckets:
-        for kind, (residual, offset) in _residuals(bucket).items():
+        for stretch in _stretches(engine, bucket):
             for slot in bucket.slots:
+                # Where the slot lies in the stretch, and where the stretch begins in the parameter.
                 first, last = slot.place.start, slot.place.stop
-                # Where the slot lies in the residual, and where the residual begins in the parameter.
-                for low, high in clipped([(first, last)], offset, offset + residual.numel()):
-                    start = low + offset - first
-                    runs.append((slot.name, kind, start, start + high - low, residual[low:high]))
+                for low, high in clipped([(first, last)], stretch.at, stretch.at + stretch.held.numel()):
+                    start = low + stretch.at - first
+                    runs.append((slot.name, stretch.kind, start, start + high - low, stretch.held[low:high]))
     return runs
 
 
-def start_from(engine: Engine, means: Mapping[str, Tensor], own: Mapping[tuple[str, str], Tensor], step: int) -> None:
+def start_from(
+    engine: Engine, means: Mapping[str, Tensor], own: Mapping[tuple[str, str, int], Tensor], step: int
+) -> None:
     """Overwrite this rank's residuals; no collective.
 
     Args:
         engine: whose.
         means: ``e_bar`` of whole flattened parameters, by name.
-        own: what `own_runs` gave on this rank, by name and kind.
+        own: what `own_runs` gave on this rank, by name, kind and start.
         step: the number of the next step; while a plan is still exact in it, there is nothing to be sent later.
     """
-    targets = {(name, kind): target for name, kind, _, _, target in own_runs(engine)}
-    places = {(name, kind): (start, stop) for name, kind, start, stop, _ in own_runs(engine)}
-    coding = {slot.name: _first_kind(bucket, step) for bucket in engine.buckets for slot in bucket.slots}
-    for (name, kind), target in targets.items():
+    coding = {slot.name: _first_kind(engine, bucket, step) for bucket in engine.buckets for slot in bucket.slots}
+    for name, kind, start, stop, target in own_runs(engine):
         target.zero_()
-        if (name, kind) in own:
-            target.copy_(own[name, kind])
+        if (name, kind, start) in own:
+            target.copy_(own[name, kind, start])
         elif name in means and kind == coding[name]:
-            start, stop = places[name, kind]
             target.copy_(means[name][start:stop])
 
 
-def _first_kind(bucket: LiveBucket, step: int) -> str | None:
+class Stretch(NamedTuple):
+    """A run of what a passage has held back."""
+
+    kind: str
+    held: Tensor
+    at: int
+    """Where in the bucket it begins."""
+
+
+def _passages(engine: Engine, bucket: LiveBucket) -> list[Passage]:
+    """All that code something of a bucket: gradients, or pseudo-gradients."""
+    outer = engine.transaction.agreement.outer
+    anchor = outer.anchors.get(bucket.place.index) if outer is not None else None
+    return bucket.passages + ([lane.passage for lane in anchor.lanes] if anchor is not None else [])
+
+
+def _first_kind(engine: Engine, bucket: LiveBucket, step: int) -> str | None:
     """The first residual that is in use in a step."""
-    for passage in bucket.passages:
+    for passage in _passages(engine, bucket):
         if passage.residuals and passage.codes(step):
             return next(kind for kind in KINDS if kind in passage.residuals)
     return None
 
 
-def _residuals(bucket: LiveBucket) -> dict[str, tuple[Tensor, int]]:
-    return {kind: found for passage in bucket.passages for kind, found in passage.residuals.items()}
+def _stretches(engine: Engine, bucket: LiveBucket) -> Iterator[Stretch]:
+    for passage in bucket.passages:
+        for kind, (held, offset) in passage.residuals.items():
+            yield Stretch(kind, held, offset)
+    outer = engine.transaction.agreement.outer
+    anchor = outer.anchors.get(bucket.place.index) if outer is not None else None
+    if anchor is None:
+        return
+    shard_start, _ = bucket.place.shard_range(engine.mesh.shard.rank, engine.mesh.shard.size)
+    for lane in anchor.lanes:
+        for kind, (held, offset) in lane.passage.residuals.items():
+            # A whole shard's lane counts from the start of the bucket, a fragment's from its own.
+            first = offset - (shard_start if lane.is_whole else 0)
+            for run in lane.stretches:
+                length = run.stop - run.start
+                for low, high in clipped([(run.packed, run.packed + length)], first, first + held.numel()):
+                    yield Stretch(kind, held[low:high], shard_start + run.start + low + first - run.packed)
 
 
 def _folded(engine: Engine, bucket: LiveBucket) -> Tensor:
     shard, replicate = engine.mesh.shard, engine.mesh.replicate
-    residuals = _residuals(bucket)
     start, stop = bucket.place.shard_range(shard.rank, shard.size)
     mean_S = torch.zeros(stop - start, dtype=bucket.state_dtype, device=bucket.param_N.device)
-    if "up" in residuals:
-        mean_S += _mean_of_chunks(shard, residuals["up"][0])
-    if "across" in residuals:
-        mean_S += residuals["across"][0]
-    if "back" in residuals:
-        # One worker alone holds this, and the mean over islands is to be it.
-        back, offset = residuals["back"]
-        mean_S[offset - start : offset - start + back.numel()].add_(back, alpha=replicate.size)
+    for kind, held, at in _stretches(engine, bucket):
+        if kind == "up":
+            mean_S += _mean_of_chunks(shard, held)
+        elif kind == "across":
+            mean_S[at - start : at - start + held.numel()] += held
+        else:
+            # One worker alone holds this, and the mean over islands is to be it.
+            mean_S[at - start : at - start + held.numel()].add_(held, alpha=replicate.size)
     gathered_S = replicate.allocate(mean_S.numel(), mean_S.dtype, mean_S.device)
     length = mean_S.numel() // replicate.size
     gathered_S[replicate.rank * length :][:length] = _mean_of_chunks(replicate, mean_S)

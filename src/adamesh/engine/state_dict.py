@@ -1,8 +1,6 @@
 """Optimizer state out of an engine and back: by parameter name and element range, whatever the world size."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -10,16 +8,22 @@ from torch import Tensor
 from adamesh.comm.base import Communicator, chunk
 from adamesh.engine.bucket import flat_real, state_dtype
 from adamesh.engine.engine import Engine
+from adamesh.engine.islands_state import (
+    OWN_VALUE,
+    SHARED,
+    fetch_islands,
+    seen_from,
+    shared_tensors,
+    take_shared,
+    take_values,
+)
 from adamesh.engine.residuals import KINDS, RESIDUAL, own_runs, start_from
+from adamesh.engine.runs import HeldRun, PieceSource, StateSource
 from adamesh.engine.table import MASTER, ROW_KEYS, LiveTable
 from adamesh.errors import CheckpointError, LayoutError, StateLost
-from adamesh.reshard import Range, plan_copies
 
 __all__ = [
     "MASTER",
-    "HeldRun",
-    "PieceSource",
-    "StateSource",
     "export_pieces",
     "export_residuals",
     "fetch",
@@ -29,70 +33,8 @@ __all__ = [
 
 _OWN = {kind: f"{RESIDUAL}_{kind}" for kind in KINDS}
 """The keys of a worker's own residuals, which are state of this worker and fit no other number of workers."""
-
-
-@dataclass(frozen=True)
-class HeldRun:
-    """Elements ``start:stop`` of one flattened parameter's state, as one rank holds them (flat, real)."""
-
-    name: str
-    start: int
-    stop: int
-    tensors: Mapping[str, Tensor]
-    width: int = 1
-    """Elements to a number in those of the tensors that have one number a row (`adamesh.engine.table.ROW_KEYS`)."""
-
-    def range(self, source: int, key: str) -> Range:
-        """What of a state tensor this is, in that tensor's own numbers."""
-        unit = self.width if key in ROW_KEYS else 1
-        return Range(source, self.start // unit, self.stop // unit)
-
-
-class StateSource(Protocol):
-    """Where :func:`restore` reads from."""
-
-    def steps(self, name: str) -> int | None:
-        """Committed updates of a parameter; None if the source knows no state of it."""
-
-    def scalars(self, name: str) -> Mapping[str, float]:
-        """The rule's own numbers of a parameter."""
-
-    def keys(self, name: str) -> Sequence[str]:
-        """The state tensors there are of a parameter."""
-
-    def read(self, name: str, key: str, start: int, stop: int) -> Tensor:
-        """Numbers ``start:stop`` of one state tensor, flat and real. Raises LayoutError if some are missing."""
-
-
-@dataclass
-class PieceSource:
-    """State held as runs, from any number of ranks."""
-
-    runs: Sequence[HeldRun]
-    counts: Mapping[str, int]
-    numbers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """The rule's scalars, by parameter name."""
-    _by_name: dict[str, list[HeldRun]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._by_name = {}
-        for run in self.runs:
-            self._by_name.setdefault(run.name, []).append(run)
-
-    def steps(self, name: str) -> int | None:
-        return self.counts.get(name)
-
-    def scalars(self, name: str) -> Mapping[str, float]:
-        return self.numbers.get(name, {})
-
-    def keys(self, name: str) -> Sequence[str]:
-        return tuple(dict.fromkeys(key for run in self._by_name.get(name, []) for key in run.tensors))
-
-    def read(self, name: str, key: str, start: int, stop: int) -> Tensor:
-        runs = [run for run in self._by_name.get(name, []) if key in run.tensors]
-        copies = plan_copies((run.range(i, key) for i, run in enumerate(runs)), start, stop, name)
-        parts = [runs[c.source].tensors[key][c.source_start : c.source_stop] for c in copies]
-        return parts[0] if len(parts) == 1 else torch.cat([*parts]) if parts else torch.empty(0)
+_BESIDE = {MASTER, RESIDUAL, OWN_VALUE, *SHARED, *_OWN.values()}
+"""Keys of what is no state of the rule's."""
 
 
 def export_pieces(engine: Engine) -> list[HeldRun]:
@@ -116,6 +58,7 @@ def export_pieces(engine: Engine) -> list[HeldRun]:
             tensors = dict(piece.state)
             if shard.separate:
                 tensors[MASTER] = piece.master
+            tensors |= shared_tensors(engine, index, piece)
             runs.append(HeldRun(piece.slot.name, piece.place.start, piece.place.stop, tensors))
     return runs + [_held(table) for table in engine.tables if table.owned is not None and table.stop > table.start]
 
@@ -131,6 +74,7 @@ def fetch(engine: Engine, source: StateSource) -> PieceSource:
     Raises:
         CheckpointError: elements or state tensors are missing, or there are some that this optimizer does not keep.
     """
+    source = seen_from(engine, source)
     counts = {slot.name: source.steps(slot.name) or 0 for slot in engine.slots}
     numbers = {name: source.scalars(name) for name, steps in counts.items() if steps}
     for name, found in numbers.items():
@@ -139,20 +83,22 @@ def fetch(engine: Engine, source: StateSource) -> PieceSource:
     for bucket in engine.buckets:
         shard = engine.transaction.shards.get(bucket.place.index)
         keys = tuple(shard.state_S) if shard else engine.state_names(bucket)
-        slots = {slot.place.param: slot for slot in bucket.slots if counts[slot.name]}
+        slots = {slot.place.param: slot for slot in bucket.slots}
         for slot in slots.values():
-            _check_keys(slot.name, set(source.keys(slot.name)) - {MASTER, RESIDUAL, *_OWN.values()}, set(keys))
+            if counts[slot.name]:
+                _check_keys(slot.name, set(source.keys(slot.name)) - _BESIDE, set(keys))
         for piece in engine.layout.pieces(bucket.place.index, engine.mesh.shard.rank):
-            if piece.param not in slots:
-                continue
             name = slots[piece.param].name
-            wanted = (*keys, MASTER) if engine.keeps_master(bucket) and MASTER in source.keys(name) else keys
+            wanted = keys if counts[name] else ()
+            # An island may have taken over what others made of a parameter that it has never updated.
+            wanted += (MASTER,) if engine.keeps_master(bucket) and MASTER in source.keys(name) else ()
             tensors = {key: _read(source, name, key, piece.start, piece.stop) for key in wanted}
             runs.append(HeldRun(name, piece.start, piece.stop, tensors))
     if engine.plan.full_wire.keeps_residuals:
         runs.extend(_fetch_residuals(engine, source, counts))
     runs.extend(_fetch_rows(table, engine, source) for table in engine.tables if counts[table.slot.name])
-    return PieceSource(runs, counts, numbers)
+    runs.extend(fetch_islands(engine, source, _read))
+    return PieceSource(runs, counts, numbers, source.sync)
 
 
 def _held(table: LiveTable) -> HeldRun:
@@ -165,7 +111,7 @@ def _fetch_rows(table: LiveTable, engine: Engine, source: StateSource) -> HeldRu
     """What a source has of this rank's rows of a table; rows of which it has no counts were in every update."""
     name, width, there = table.slot.name, table.place.width, set(source.keys(table.slot.name))
     kept = set(table.rule.state_names(engine.hyper(table.group)))
-    _check_keys(name, there - {MASTER, RESIDUAL, *_OWN.values(), *ROW_KEYS}, kept)
+    _check_keys(name, there - {*_BESIDE, *ROW_KEYS}, kept)
     keys = kept | ({MASTER} & there if table.dtype != table.values.dtype else set())
     tensors = {key: _read(source, name, key, table.start * width, table.stop * width) for key in sorted(keys)}
     for key in ROW_KEYS:
@@ -199,9 +145,11 @@ def restore(engine: Engine, source: StateSource, step_number: int) -> None:
     """
     held = fetch(engine, source)
     for bucket in engine.buckets:
-        if not bucket.awake and any(held.steps(slot.name) for slot in bucket.slots):
+        stirred = any(held.steps(slot.name) or set(SHARED) & {*held.keys(slot.name)} for slot in bucket.slots)
+        if not bucket.awake and stirred:
             engine.wake(bucket)
     with torch.no_grad():
+        take_values(engine, held)
         for shard in engine.transaction.shards.values():
             for piece in (*shard.pieces, *shard.witnesses):
                 name, start, stop = piece.slot.name, piece.place.start, piece.place.stop
@@ -222,6 +170,7 @@ def restore(engine: Engine, source: StateSource, step_number: int) -> None:
             found = {key: held.read(table.slot.name, key, *table.span(key)) for key in held.keys(table.slot.name)}
             table.restore(found, steps)
         _restore_residuals(engine, held, step_number)
+        take_shared(engine, held)
     for slot in engine.slots:
         slot.steps = held.steps(slot.name) or 0
         for key, number in slot.scalars.items():
@@ -234,7 +183,7 @@ def _restore_residuals(engine: Engine, held: PieceSource, step_number: int) -> N
     sizes = {slot.name: slot.value.numel() for slot in engine.slots}
     known = [name for name in sizes if RESIDUAL in held.keys(name)]
     own = {
-        (name, kind): held.read(name, _OWN[kind], start, stop)
+        (name, kind, start): held.read(name, _OWN[kind], start, stop)
         for name, kind, start, stop, _ in own_runs(engine)
         if _OWN[kind] in held.keys(name)
     }
