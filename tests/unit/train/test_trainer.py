@@ -50,7 +50,7 @@ def trainer(folder, config=SHORT, task=None):
     task = task or Regression()
     full = resolved(config, task)
     folder.mkdir(exist_ok=True)
-    splits = task.load_data(None, full.seed)
+    splits = task.load_data(full.data, full.seed)
     return Trainer(Run(full, task, splits, folder, Workers(0, 1, group=None), torch.device("cpu")), Silent())
 
 
@@ -253,7 +253,7 @@ def test_predictions_are_the_models_and_inputs_of_another_shape_are_refused(tmp_
     records = predictions(model, tmp_path / "in.csv")
     torch.testing.assert_close(torch.tensor([r["target"] for r in records]), model.model(table).detach()[:, 0])
     (tmp_path / "bad.csv").write_text("1,2,3\n")
-    with pytest.raises(DataError, match="every line must have 8 numbers, not 3"):
+    with pytest.raises(DataError, match="line 1: has 3 values, and every line must have 8 numbers"):
         predictions(model, tmp_path / "bad.csv")
 
 
