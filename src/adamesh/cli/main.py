@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from adamesh.errors import AdameshError, CheckpointError, ConfigurationError, DataError
+from adamesh.errors import AdameshError, CheckpointError, ConfigurationError, DataError, DiskFull
 
 __all__ = ["main"]
 
@@ -64,20 +64,28 @@ def main(argv: Sequence[str] | None = None) -> int:
             meant = f"did you mean {near[0]}? " if near else ""
             raise ConfigurationError(f"unknown command {name}; {meant}the commands are {', '.join(COMMANDS)}")
         code: int = importlib.import_module(f"adamesh.cli.{name}").run(arguments)
+        sys.stdout.flush()  # where it goes to a file, this is when a full disk shows
         return code
     except (ConfigurationError, DataError, CheckpointError) as error:
         return _fail(error, 2)
     except BrokenPipeError:
-        # The reader, such as head, has seen enough; Python's own last flush must not complain either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader, such as head, has seen enough.
+        _give_up_stdout()
         return 0
     except (AdameshError, OSError) as error:
+        if DiskFull.is_behind(error):
+            _give_up_stdout()
         return _fail(error, 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 1)
     except SystemExit as end:
         # --help of a command.
         return end.code if isinstance(end.code, int) else 0
+
+
+def _give_up_stdout() -> None:
+    """So that Python's own last flush does not complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(reason: object, code: int) -> int:

@@ -21,7 +21,7 @@ from torch import Tensor
 from adamesh.data.cache import cache_root, cached
 from adamesh.data.text import TextFiles, embedded_text, find_text
 from adamesh.data.vocabulary import Vocabulary
-from adamesh.errors import DataError
+from adamesh.errors import DataError, DiskFull
 
 __all__ = ["Corpus", "load_corpus"]
 
@@ -58,10 +58,16 @@ def load_corpus(data: Path | None, kind: type[Vocabulary], size: int, least: int
 
     Raises:
         DataError: the text is missing, damaged or too small, or the cache cannot be written.
+        DiskFull: there is no room for what is made of it.
     """
     if data is None:
         with embedded_text() as text, tempfile.TemporaryDirectory() as scratch:
-            _make(Path(scratch), text, kind, size)
+            try:
+                _make(Path(scratch), text, kind, size)
+            except OSError as error:
+                if DiskFull.is_behind(error):
+                    raise DiskFull.at(scratch, "nothing was kept; TMPDIR says where") from error
+                raise
             return _opened(
                 Path(scratch), kind, size, "two novels by Jane Austen embedded in the package", in_memory=True
             )

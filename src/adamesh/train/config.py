@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from adamesh.errors import ConfigurationError
 from adamesh.tasks.base import Task
+from adamesh.train.files import write_whole
 from adamesh.train.settings import OptimSettings, PlanSettings, RunConfig, ScheduleKind, ScheduleSettings
 
 __all__ = [
@@ -84,8 +85,12 @@ def resolved(config: RunConfig, task: Task[Any]) -> RunConfig:
 
 
 def write_config(config: RunConfig, path: Path) -> None:
-    """Write every setting as TOML that `load_config` reads back to an equal record."""
-    path.write_text("\n".join(_toml_lines(config, prefix="")) + "\n", encoding="utf-8")
+    """Write every setting as TOML that `load_config` reads back to an equal record; all of it or nothing.
+
+    Raises:
+        DiskFull: what was there before is kept.
+    """
+    write_whole(path, "\n".join(_toml_lines(config, prefix="")) + "\n")
 
 
 def config_hash(config: RunConfig) -> str:

@@ -6,7 +6,7 @@ from datetime import datetime
 from itertools import count
 from pathlib import Path
 
-from adamesh.errors import ConfigurationError
+from adamesh.errors import ConfigurationError, DiskFull
 from adamesh.tasks.catalog import find_task
 from adamesh.train.config import load_config, resolved, write_config
 from adamesh.train.names import check_wire
@@ -27,6 +27,7 @@ def begin_run(config: RunConfig, world_size: int, now: datetime, kind: str = "")
     Raises:
         ConfigurationError: the task is unknown, the settings do not fit each other, ``out`` holds a run
             already, or the folder cannot be written.
+        DiskFull: there is no room in it.
     """
     task = find_task(config.task)
     config = replace(resolved(config, task), nproc=world_size)
@@ -82,6 +83,8 @@ def _write(config: RunConfig, folder: Path) -> None:
         (folder / "logs").mkdir(parents=True, exist_ok=True)
         write_config(config, folder / "config.toml")
     except OSError as error:
+        if DiskFull.is_behind(error):
+            raise DiskFull.at(f"out = {folder}", "nothing was begun") from error
         raise ConfigurationError(
             f"out = {folder}: cannot be written ({error.strerror}); choose another folder with --out"
         ) from error

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from adamesh.checkpoint.load import load_model
-from adamesh.errors import CheckpointError, ConfigurationError, DataError
+from adamesh.errors import CheckpointError, ConfigurationError, DataError, DiskFull
 from adamesh.tasks.base import Predicts, Task
 from adamesh.tasks.catalog import find_task
 from adamesh.train.checkpoints import CheckpointFolder
@@ -89,6 +89,7 @@ def export(trained: Trained, file: Path) -> int:
 
     Raises:
         ConfigurationError: it cannot be written.
+        DiskFull: there is no room; what was there before is kept.
     """
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in trained.model.state_dict().items()}
     metadata = {
@@ -105,6 +106,8 @@ def export(trained: Trained, file: Path) -> int:
     except Exception as error:  # safetensors has an exception of its own for a full disk
         with suppress(OSError):
             part.unlink(missing_ok=True)
+        if DiskFull.is_behind(error):
+            raise DiskFull.at(file, "nothing was exported, and what was there before is kept") from error
         raise ConfigurationError(f"{file}: cannot be written ({error}); choose another --out") from error
     return file.stat().st_size
 
