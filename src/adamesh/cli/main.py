@@ -18,6 +18,7 @@ COMMANDS = {
     "resume": "Go on with a run that was stopped, on any number of workers.",
     "predict": "What a trained model says of new inputs.",
     "export": "Write a trained model as one safetensors file.",
+    "compare": "Which is better? Train with several settings and seeds; say what is more than noise.",
     "tasks": "List the tasks that can be trained.",
     "data": "List the data sets that tasks read, and fetch them from their publishers.",
     "check": "Show that a model trains as with torch's own optimizer, and that all workers stay identical.",
@@ -41,6 +42,7 @@ examples:
   adamesh train --optim.rule sgd --optim.lr 0.05 --optim.momentum 0.9      another rule than AdamW
   adamesh data fetch ml-100k                    a data set, from its publisher
   adamesh predict runs/first images.npy         what does the trained model say?
+  adamesh compare --over plan.up=exact,int8,int4 --seeds 3       does it cost anything to send less?
   adamesh check digits --nproc 3                is it the same as with torch's AdamW?
 
 adamesh COMMAND --help explains a command and its options; adamesh --version says what is installed.

@@ -12,7 +12,7 @@ from adamesh.train.config import load_config, resolved, write_config
 from adamesh.train.names import check_wire
 from adamesh.train.settings import RunConfig
 
-__all__ = ["begin_run", "reopen_run"]
+__all__ = ["begin_run", "checked", "free_folder", "reopen_run"]
 
 
 def begin_run(config: RunConfig, world_size: int, now: datetime, kind: str = "") -> Path:
@@ -29,11 +29,8 @@ def begin_run(config: RunConfig, world_size: int, now: datetime, kind: str = "")
             already, or the folder cannot be written.
         DiskFull: there is no room in it.
     """
-    task = find_task(config.task)
-    config = replace(resolved(config, task), nproc=world_size)
-    config.check_world(world_size)
-    check_wire(config, world_size)
-    folder = config.out or _free_folder("-".join(filter(None, [f"{now:%Y%m%d-%H%M%S}", kind, task.name])))
+    config = checked(config, world_size)
+    folder = config.out or free_folder(find_task(config.task).name, now, kind)
     if _holds_run(folder):
         shown = os.path.relpath(folder)
         raise ConfigurationError(
@@ -41,6 +38,18 @@ def begin_run(config: RunConfig, world_size: int, now: datetime, kind: str = "")
         )
     _write(replace(config, out=folder), folder)
     return folder
+
+
+def checked(config: RunConfig, world_size: int) -> RunConfig:
+    """The configuration of a run on so many workers, resolved.
+
+    Raises:
+        ConfigurationError: the task is unknown, or the settings do not fit each other.
+    """
+    config = replace(resolved(config, find_task(config.task)), nproc=world_size)
+    config.check_world(world_size)
+    check_wire(config, world_size)
+    return config
 
 
 def reopen_run(folder: Path, world_size: int | None, steps: int | None) -> Path:
@@ -66,7 +75,9 @@ def reopen_run(folder: Path, world_size: int | None, steps: int | None) -> Path:
     return folder
 
 
-def _free_folder(name: str) -> Path:
+def free_folder(task: str, now: datetime, kind: str = "") -> Path:
+    """``runs/<time>-<kind>-<task>`` here, or with a number behind it if there is such a folder."""
+    name = "-".join(filter(None, [f"{now:%Y%m%d-%H%M%S}", kind, task]))
     names = (name if attempt == 1 else f"{name}-{attempt}" for attempt in count(1))
     return next(folder for folder in (Path("runs", name).resolve() for name in names) if not folder.exists())
 

@@ -43,7 +43,7 @@ def check_wire(config: RunConfig, world_size: int) -> None:
     wire = build_wire(config.plan)
     wire.check()
     wire.check_mesh(config.plan.islands, world_size // config.plan.islands)
-    wire.check_group({"betas": config.optim.betas})
+    wire.check_group(config.optim.numbers())
 
 
 def _coding(name: str, exact_steps: int, *, held_back: bool) -> Coding | None:

@@ -24,7 +24,7 @@ from adamesh.train.weights import load_weights
 
 __all__ = ["Trainer"]
 
-Reason = Literal["finished", "tolerance", "early-stop", "interrupted"]
+Reason = Literal["finished", "tolerance", "time", "early-stop", "interrupted"]
 
 _MOST_EVALUATIONS = 50
 _MOST_CHECKPOINTS = 10
@@ -101,7 +101,7 @@ class Trainer:
         self.model.train()
         while reason is None:
             reason = self._step(interruption, total_steps)
-            if reason in ("finished", "tolerance") or self.totals.steps % evaluate_every == 0:
+            if reason in ("finished", "tolerance", "time") or self.totals.steps % evaluate_every == 0:
                 improved = self._evaluate()
                 self.totals.seconds = time.perf_counter() - began_s
                 if improved and self._run.config.keep_best:
@@ -121,7 +121,8 @@ class Trainer:
         local = self._stepper.take(totals.steps)
         grad_norm = float(self.optimizer.grad_norm)
         settled = self._plateau.settled(grad_norm)
-        loss, interruptions, plateaus = workers.sum([local.loss_share, interruption.requested, settled])
+        late = self._is_late(time.perf_counter() - began_s)
+        loss, interruptions, plateaus, lates = workers.sum([local.loss_share, interruption.requested, settled, late])
         step_s = time.perf_counter() - began_s
         totals.steps += 1
         totals.samples += local.samples
@@ -140,7 +141,14 @@ class Trainer:
             return "finished"
         if plateaus:
             return "tolerance"
+        if lates:
+            return "time"
         return "interrupted" if interruptions else None
+
+    def _is_late(self, step_s: float) -> bool:
+        """Whether the time is over after a step of so many seconds, by this worker's clock."""
+        limit_s = self._run.config.max_seconds
+        return limit_s is not None and self.totals.step_seconds + step_s >= limit_s
 
     def _log(self, local: LocalStep, grad_norm: float, step_s: float) -> None:
         stats = self.optimizer.stats()

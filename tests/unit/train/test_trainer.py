@@ -287,3 +287,13 @@ def test_a_full_disk_is_one_error_and_leaves_the_last_good_checkpoint(small_disk
     one._restore()
     assert one.totals.steps == newest[0].step
     one._stepper.close()
+
+
+def test_a_run_ends_with_the_step_in_which_its_time_is_over_and_counts_that_of_all_its_starts(tmp_path):
+    limited = replace(SHORT, max_seconds=1e-6)
+    for taken in (1, 2):
+        summary, _ = trained(tmp_path / "run", limited, resume=taken > 1)
+        assert (summary.stopped, summary.steps) == ("time", taken)
+        assert summary.eval["loss"] > 0
+    summary, _ = trained(tmp_path / "run", replace(SHORT, max_seconds=1e6), resume=True)
+    assert (summary.stopped, summary.steps) == ("finished", 25)
