@@ -1,5 +1,6 @@
 """What is compared: arms, which differ in what `--over` says, and their trials, one for each seed."""
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ _NOT_COMPARED = {
 }
 # So that a budget in seconds is what ends a run. A rate that falls over this many steps does not fall.
 _WITHOUT_END = 10**9
+_LONGEST_SLUG = 120
 
 
 @dataclass(frozen=True)
@@ -142,5 +144,8 @@ def _budgeted(config: RunConfig, base: RunConfig, budget: Budget) -> RunConfig:
 
 
 def _slug(name: str) -> str:
-    """A file's name that no two arms share: what is not plain is spelt out."""
-    return re.sub(r"[^A-Za-z0-9._=+-]", lambda found: "_" if found[0] == " " else f"%{ord(found[0]):x}", name)
+    """A file's name that no two arms share: what is not plain is spelt out, and a long one has its hash."""
+    plain = re.sub(r"[^A-Za-z0-9._=+-]", lambda found: "_" if found[0] == " " else f"%{ord(found[0]):x}", name)
+    if len(plain) <= _LONGEST_SLUG:
+        return plain
+    return f"{plain[: _LONGEST_SLUG - 17]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"

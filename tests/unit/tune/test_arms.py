@@ -56,6 +56,10 @@ def test_trials_of_all_arms_have_the_same_seeds_and_folders_of_their_own(tmp_pat
     assert all(trial.folder.parent == tmp_path / "trials" and trial.config.out == trial.folder for trial in trials)
     for arm in arms:
         assert [trial.config.seed for trial in trials if trial.arm is arm] == [0, 1, 2]
+    assert all(len(trial.folder.name) < 200 for trial in trials)
+    _, long = comparison(tmp_path, "weights=" + ",".join(f"{'a' * 300}{number}" for number in range(5)))
+    assert len({trial.folder for trial in long}) == len(long) == 10
+    assert all(len(trial.folder.name) < 200 for trial in long)
     assert arms[1].config.plan.max_grad_norm == 1.0
     assert arms[2].config.optim.betas == (0.9, 0.99)
 
