@@ -31,6 +31,7 @@ def plot(results: Sequence[ArmResult], title: str, file: Path) -> str:
             axis.plot(xs, losses, color=f"C{number % 10}", alpha=0.7, linewidth=1, marker=marker, label=label)
     for axis, label in zip(axes, ("samples", "seconds in steps", "MB of one worker, up and down"), strict=True):
         axis.set_xlabel(label)
+        axis.locator_params(axis="x", nbins=6)  # numbers of samples are long
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("test loss")
     axes[0].set_yscale("log")
