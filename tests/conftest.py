@@ -1,6 +1,10 @@
-"""What all tests share: worker processes, started once."""
+"""What all tests share: worker processes, started once; disks that fill up."""
 
-from collections.abc import Iterator
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -25,3 +29,22 @@ def pool() -> Iterator[ProcessPool]:
     pool = ProcessPool(4)
     yield pool
     pool.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Makes a real file system of so many kB, where this process may mount one."""
+    mount, umount = (shutil.which(name) or name for name in ("mount", "umount"))
+    with ExitStack() as mounted:
+
+        def make(kilobytes: int) -> Path:
+            place = tmp_path / f"disk-{kilobytes}"
+            place.mkdir()
+            command = [mount, "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(place)]
+            made = subprocess.run(command, capture_output=True, check=False)
+            if made.returncode:
+                pytest.skip(f"cannot mount a small disk here: {made.stderr.decode().strip()}")
+            mounted.callback(subprocess.run, [umount, str(place)], check=True)
+            return place
+
+        yield make

@@ -4,6 +4,9 @@ Each message names the value that was wrong, the rule it broke, and what to do a
 caller can cause are also ``ValueError``s; errors of the world around us are also ``RuntimeError``s.
 """
 
+import errno
+from typing import Self
+
 
 class AdameshError(Exception):
     """The root: ``except adamesh.AdameshError`` catches everything adamesh raises on purpose."""
@@ -59,6 +62,27 @@ class DataError(AdameshError, ValueError):
 
 class DownloadError(AdameshError, RuntimeError):
     """A file could not be fetched: the network, the server or the disk failed. What has arrived is kept."""
+
+
+class DiskFull(AdameshError, RuntimeError):
+    """There is no room for what is to be written. What was there before is kept."""
+
+    @staticmethod
+    def is_behind(error: BaseException) -> bool:
+        """Whether that is what another error says; safetensors says it in words only."""
+        if isinstance(error, OSError) and error.errno is not None:
+            return error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return f"os error {errno.ENOSPC}" in str(error)
+
+    @classmethod
+    def at(cls, place: object, kept: str) -> Self:
+        """The error for a place.
+
+        Args:
+            place: a file or a folder.
+            kept: what is left of what should be there.
+        """
+        return cls(f"{place}: the disk is full; {kept}; free space on it, or choose a place on another")
 
 
 class Diverged(AdameshError, RuntimeError):

@@ -223,30 +223,18 @@ def test_workers_that_write_to_different_folders_are_told_so_and_the_checkpoint_
     holds(tmp_path / "c", old)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 300 kB, where this process may mount one."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = shutil.which("mount") or "mount"
-    made = subprocess.run([mount, "-t", "tmpfs", "-o", "size=300k", "tmpfs", place], capture_output=True, check=False)
-    if made.returncode:
-        pytest.skip(f"cannot mount here: {made.stderr.decode().strip()}")
-    yield place
-    subprocess.run([shutil.which("umount") or "umount", place], check=True)
-
-
 def test_a_full_disk_is_an_error_on_every_worker_and_leaves_the_checkpoint_before(small_disk):
-    folder = small_disk / "c"
+    disk = small_disk(300)
+    folder = disk / "c"
     old = trained((1, 2), OLD, COARSE, save=folder)
-    free = shutil.disk_usage(small_disk).free
-    (small_disk / "other").write_bytes(bytes(free - 8192))
+    free = shutil.disk_usage(disk).free
+    (disk / "other").write_bytes(bytes(free - 8192))
     for said in save(folder, {}):
         assert isinstance(said, CheckpointError)
         assert "No space left on device" in str(said)
         assert "what was there before is still valid. Free space or choose another folder" in str(said)
     holds(folder, old)
-    (small_disk / "other").unlink()
+    (disk / "other").unlink()
     takes_the_next_save(folder, trained((1, 2), NEW, COARSE))
 
 

@@ -39,7 +39,7 @@ def test_the_first_block_about_sparse_embeddings_runs() -> None:
     exec(re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)[0], {})
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/sparse.md", "docs/tour.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/compare.md", "docs/sparse.md", "docs/tour.md"])
 def test_relative_links_lead_somewhere(page: str) -> None:
     file = README.parent / page
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", file.read_text()):

@@ -165,5 +165,5 @@ def test_embeddings_by_rows_and_lbfgs_need_every_step():
 
 
 def test_parameters_are_not_coded_between_islands():
-    with pytest.raises(IncompatiblePlan, match=r"EveryH\(h=4.* with Wire\(across=Int8\(.*Leave across out"):
+    with pytest.raises(IncompatiblePlan, match=r"EveryH\(h=4.* with Wire\(across=Int8\(.*leave across out"):
         adamesh.Plan(sync=adamesh.EveryH(4), wire=adamesh.Wire(across=adamesh.Int8()))

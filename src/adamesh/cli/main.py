@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from adamesh.errors import AdameshError, CheckpointError, ConfigurationError, DataError
+from adamesh.errors import AdameshError, CheckpointError, ConfigurationError, DataError, DiskFull
 
 __all__ = ["main"]
 
@@ -18,6 +18,7 @@ COMMANDS = {
     "resume": "Go on with a run that was stopped, on any number of workers.",
     "predict": "What a trained model says of new inputs.",
     "export": "Write a trained model as one safetensors file.",
+    "compare": "Which is better? Train with several settings and seeds; say what is more than noise.",
     "tasks": "List the tasks that can be trained.",
     "data": "List the data sets that tasks read, and fetch them from their publishers.",
     "check": "Show that a model trains as with torch's own optimizer, and that all workers stay identical.",
@@ -41,6 +42,7 @@ examples:
   adamesh train --optim.rule sgd --optim.lr 0.05 --optim.momentum 0.9      another rule than AdamW
   adamesh data fetch ml-100k                    a data set, from its publisher
   adamesh predict runs/first images.npy         what does the trained model say?
+  adamesh compare --over plan.up=exact,int8,int4 --seeds 3       does it cost anything to send less?
   adamesh check digits --nproc 3                is it the same as with torch's AdamW?
 
 adamesh COMMAND --help explains a command and its options; adamesh --version says what is installed.
@@ -64,20 +66,28 @@ def main(argv: Sequence[str] | None = None) -> int:
             meant = f"did you mean {near[0]}? " if near else ""
             raise ConfigurationError(f"unknown command {name}; {meant}the commands are {', '.join(COMMANDS)}")
         code: int = importlib.import_module(f"adamesh.cli.{name}").run(arguments)
+        sys.stdout.flush()  # where it goes to a file, this is when a full disk shows
         return code
     except (ConfigurationError, DataError, CheckpointError) as error:
         return _fail(error, 2)
     except BrokenPipeError:
-        # The reader, such as head, has seen enough; Python's own last flush must not complain either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader, such as head, has seen enough.
+        _give_up_stdout()
         return 0
     except (AdameshError, OSError) as error:
+        if DiskFull.is_behind(error):
+            _give_up_stdout()
         return _fail(error, 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 1)
     except SystemExit as end:
         # --help of a command.
         return end.code if isinstance(end.code, int) else 0
+
+
+def _give_up_stdout() -> None:
+    """So that Python's own last flush does not complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(reason: object, code: int) -> int:

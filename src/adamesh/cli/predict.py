@@ -16,11 +16,18 @@ __all__ = ["run"]
 
 _DESCRIPTION = """\
 Predicts with a run's model, on the CPU: a line of JSON for each input. What INPUT is depends on the task:
-digits: a .npy file of images, uint8 [n, 8, 8]; regression: 8 numbers a line, separated by commas.
+
+digits, mlp: a .npy file of images, uint8 [n, 8, 8].
+regression, binary, binary-mse: text or CSV, 8 numbers a line, or 2.
+cifar10-..., imagenet-...: a photograph, or a folder of them.
+movielens-...: text or CSV, a user id and an item id a line.
+text: the beginning of a text a line; the likeliest next tokens.
+wikipedia-bert: a text with [MASK] in it a line; the likeliest tokens for each.
 
 examples:
   adamesh predict runs/20250131-101530-digits images.npy
   adamesh predict runs/first features.csv --out predictions.jsonl
+  adamesh predict runs/bert questions.txt
 """
 
 

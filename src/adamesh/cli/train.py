@@ -1,9 +1,9 @@
 """``adamesh train``: begin a run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol, TypeVar
 
 import tyro
 
@@ -11,7 +11,7 @@ from adamesh.cli.options import FLAT, is_given, parse
 from adamesh.errors import ConfigurationError
 from adamesh.train.settings import RunConfig
 
-__all__ = ["configuration", "run"]
+__all__ = ["configuration", "configured", "run"]
 
 _DESCRIPTION = """\
 Trains a task on any number of workers and leaves the run in a folder: configuration, metrics, checkpoints,
@@ -40,6 +40,16 @@ class Options:
     run: Annotated[RunConfig, FLAT] = field(default_factory=RunConfig)
 
 
+class _HasRun(Protocol):
+    @property
+    def what(self) -> str | None: ...
+    @property
+    def run(self) -> RunConfig: ...
+
+
+OptionsT = TypeVar("OptionsT", bound=_HasRun)
+
+
 def run(argv: Sequence[str]) -> int:
     """Begin a run and follow it to its end; returns the exit code."""
     config = configuration(argv)
@@ -52,24 +62,35 @@ def run(argv: Sequence[str]) -> int:
 
 def configuration(argv: Sequence[str]) -> RunConfig:
     """What the arguments say, over what the configuration file says, if one is named."""
-    options = _parse(argv, None)
-    what = options.what
+    return configured(argv, _parse)[1]
+
+
+def configured(argv: Sequence[str], read: Callable[[Sequence[str], RunConfig], OptionsT]) -> tuple[OptionsT, RunConfig]:
+    """The options of a command that takes what `adamesh train` takes, and the configuration that they make.
+
+    Args:
+        argv: the command line.
+        read: makes options of it, with the defaults of a configuration.
+    """
+    options = read(argv, RunConfig())
+    what, config = options.what, options.run
     if what is None:
-        return options.run
+        return options, config
     if not what.endswith(".toml"):
         if is_given(argv, "--task"):
-            raise ConfigurationError(f"two tasks are named: {what} and --task {options.run.task}; keep one")
+            raise ConfigurationError(f"two tasks are named: {what} and --task {config.task}; keep one")
         if Path(what).is_dir():
             raise ConfigurationError(f"{what}: is a folder; to go on with a run in it: adamesh resume {what}")
-        return replace(options.run, task=what)
+        return options, replace(config, task=what)
 
     from adamesh.train.config import load_config
 
-    return _parse(argv, _without_rival(load_config(Path(what)), argv)).run
+    options = read(argv, _without_rival(load_config(Path(what)), argv))
+    return options, options.run
 
 
-def _parse(argv: Sequence[str], config: RunConfig | None) -> Options:
-    default = None if config is None else Options(run=config)
+def _parse(argv: Sequence[str], config: RunConfig) -> Options:
+    default = Options(run=config)
     return parse(Options, argv, command="adamesh train", description=_DESCRIPTION, default=default)
 
 

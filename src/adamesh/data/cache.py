@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from adamesh.errors import DataError
+from adamesh.errors import DataError, DiskFull
 
 __all__ = ["cache_root", "cached"]
 
@@ -33,6 +33,7 @@ def cached(root: Path, key: str, make: Callable[[Path], None]) -> Path:
 
     Raises:
         DataError: the folder cannot be written.
+        DiskFull: there is no room for it.
     """
     folder = root / key
     if folder.is_dir():
@@ -44,6 +45,8 @@ def cached(root: Path, key: str, make: Callable[[Path], None]) -> Path:
             if not folder.is_dir():
                 _make_whole(folder, make)
     except OSError as error:
+        if DiskFull.is_behind(error):
+            raise DiskFull.at(folder, "nothing was kept; XDG_CACHE_HOME says where") from error
         raise DataError(
             f"{folder}: cannot be written ({error.strerror or error}); "
             "set XDG_CACHE_HOME to a folder with space that can be written"

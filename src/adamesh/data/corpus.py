@@ -21,7 +21,7 @@ from torch import Tensor
 from adamesh.data.cache import cache_root, cached
 from adamesh.data.text import TextFiles, embedded_text, find_text
 from adamesh.data.vocabulary import Vocabulary
-from adamesh.errors import DataError
+from adamesh.errors import DataError, DiskFull
 
 __all__ = ["Corpus", "load_corpus"]
 
@@ -41,6 +41,8 @@ class Corpus:
     test: NDArray[Any]
     unigram: Tensor
     """Log-probability of each number in the training split, smoothed; float32 [size asked for]."""
+    vocabulary: Vocabulary
+    """What the numbers mean."""
     source: str
     """One line: which text, how much of it."""
 
@@ -56,11 +58,19 @@ def load_corpus(data: Path | None, kind: type[Vocabulary], size: int, least: int
 
     Raises:
         DataError: the text is missing, damaged or too small, or the cache cannot be written.
+        DiskFull: there is no room for what is made of it.
     """
     if data is None:
         with embedded_text() as text, tempfile.TemporaryDirectory() as scratch:
-            _make(Path(scratch), text, kind, size)
-            return _opened(Path(scratch), size, "two novels by Jane Austen embedded in the package", in_memory=True)
+            try:
+                _make(Path(scratch), text, kind, size)
+            except OSError as error:
+                if DiskFull.is_behind(error):
+                    raise DiskFull.at(scratch, "nothing was kept; TMPDIR says where") from error
+                raise
+            return _opened(
+                Path(scratch), kind, size, "two novels by Jane Austen embedded in the package", in_memory=True
+            )
     text = find_text(data)
 
     def make(folder: Path) -> None:
@@ -76,7 +86,7 @@ def load_corpus(data: Path | None, kind: type[Vocabulary], size: int, least: int
     name = f"text from {data}"
     if text.unused:
         name += f" (not used: {', '.join(path.name for path in text.unused)})"
-    return _opened(folder, size, name, in_memory=False)
+    return _opened(folder, kind, size, name, in_memory=False)
 
 
 def _make(folder: Path, text: TextFiles, kind: type[Vocabulary], size: int) -> tuple[int, int]:
@@ -144,18 +154,20 @@ class _Row:
         npy.write_array_header_1_0(self._file, header)
 
 
-def _opened(folder: Path, size: int, name: str, *, in_memory: bool) -> Corpus:
+def _opened(folder: Path, kind: type[Vocabulary], size: int, name: str, *, in_memory: bool) -> Corpus:
     rows = folder / "train.npy", folder / "test.npy"
     try:
         train, test = (np.load(row, mmap_mode=None if in_memory else "r", allow_pickle=False) for row in rows)
         counts = torch.from_numpy(np.load(folder / "counts.npy", allow_pickle=False))
         articles = json.loads((folder / "articles.json").read_text(encoding="utf-8"))
+        vocabulary = kind.restored((folder / "vocabulary.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{folder}: is damaged ({error}); delete it, it will be made again") from error
     return Corpus(
         train=train,
         test=test,
         # One is added to each count (Laplace), so that a number that never occurred has a probability.
+        vocabulary=vocabulary,
         unigram=((counts + 1).double() / (counts.sum() + size)).log().float(),
         source=f"{name}: real, {articles[0]:,} articles ({len(train):,} tokens) for training, "
         f"{articles[1]:,} ({len(test):,}) for testing",

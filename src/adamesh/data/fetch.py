@@ -8,7 +8,6 @@
 Nothing else in adamesh talks to the internet, and nothing calls this but ``adamesh data fetch``.
 """
 
-import errno
 import fcntl
 import hashlib
 import http.client
@@ -24,7 +23,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from adamesh.data.sources import Listing, Published, Source
-from adamesh.errors import DataError, DownloadError
+from adamesh.errors import DataError, DiskFull, DownloadError
 
 __all__ = ["Progress", "fetch"]
 
@@ -268,7 +267,7 @@ def _require_room(folder: Path, needed: int | None) -> None:
 
 
 def _on_disk(error: OSError, folder: Path) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if DiskFull.is_behind(error):
         return f"{folder} is full: make room, and the same command goes on where it stopped"
     return f"{folder} cannot be written ({error.strerror or error}): give another folder with --to"
 

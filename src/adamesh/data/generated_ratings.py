@@ -39,6 +39,8 @@ def generated_ratings(seed: int) -> Ratings:
     most = int(is_genre.sum(axis=1).max())
     genres = np.sort(np.where(is_genre, np.arange(1, NUM_GENRES + 1), 0), axis=1)[:, ::-1][:, :most]
     return Ratings(
+        user_ids=np.arange(1, NUM_USERS + 1),
+        item_ids=np.arange(1, NUM_ITEMS + 1),
         users=users,
         items=items,
         values=values.astype(np.float32),

@@ -84,6 +84,8 @@ def read_movielens(path: Path) -> Ratings:
     genres, num_genres = _genre_codes(movies, item_ids)
     size = f"{len(values):,} ratings of {len(user_ids):,} users and {len(item_ids):,} movies"
     return Ratings(
+        user_ids=user_ids,
+        item_ids=item_ids,
         users=user_rows,
         items=item_rows,
         values=values.astype(np.float32),

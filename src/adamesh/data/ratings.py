@@ -8,7 +8,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["FeatureSizes", "Integers", "RatingBatch", "RatingSplit", "Ratings", "encoded", "split_by_time"]
+__all__ = [
+    "FeatureSizes",
+    "FeatureTable",
+    "Integers",
+    "RatingBatch",
+    "RatingSplit",
+    "Ratings",
+    "encoded",
+    "split_by_time",
+]
 
 Integers = NDArray[np.int64]
 
@@ -20,6 +29,10 @@ RatingBatch = tuple[Tensor, Tensor, Tensor]
 class Ratings:
     """n ratings. Users and items are row numbers of tables; a code of 0 in a table means unknown."""
 
+    user_ids: Integers
+    """What the data call each user, one per row of the table of users, rising."""
+    item_ids: Integers
+    """The same of items."""
     users: Integers
     """Row of the user of each rating, [n]."""
     items: Integers
@@ -88,10 +101,43 @@ class RatingSplit:
         return int((cold_user[self._users] | cold_item[self._items]).sum())
 
 
+class FeatureTable:
+    """Features of any pair of a user and an item, by what the data call them.
+
+    Args:
+        ratings: that training had a part of.
+        user_codes: as `RatingSplit` has them.
+        item_codes: as `RatingSplit` has them.
+    """
+
+    def __init__(self, ratings: Ratings, user_codes: Integers, item_codes: Integers) -> None:
+        self._user_ids, self._item_ids = ratings.user_ids, ratings.item_ids
+        # A last row of zeros, for those that the data do not have.
+        self._user_codes, self._item_codes, self._genres = (
+            np.pad(table, ((0, 1), (0, 0))) for table in (user_codes, item_codes, ratings.genres)
+        )
+
+    def features(self, users: Integers, items: Integers) -> tuple[Tensor, Tensor]:
+        """Codes of fields and of genres, as in a batch; whoever is new has code 0."""
+        user_rows, item_rows = _rows(self._user_ids, users), _rows(self._item_ids, items)
+        user_codes, item_codes = self._user_codes[user_rows], self._item_codes[item_rows]
+        fields = np.concatenate([user_codes[:, :1], item_codes, user_codes[:, 1:]], axis=1)
+        return torch.from_numpy(fields), torch.from_numpy(self._genres[item_rows])
+
+
+def _rows(known: Integers, ids: Integers) -> Integers:
+    """The row of each id; the one after the last for an id that is not known."""
+    rows = np.searchsorted(known, ids)
+    is_known = known[np.minimum(rows, len(known) - 1)] == ids
+    return np.where(is_known, rows, len(known))
+
+
 def encoded(
     ratings: Ratings, train: Integers, test: Integers, positive: Callable[[NDArray[np.float32]], NDArray[np.bool_]]
-) -> tuple[FeatureSizes, RatingSplit, RatingSplit]:
-    """Features and labels of both parts; users and items that only the test part has share code 0.
+) -> tuple[FeatureSizes, RatingSplit, RatingSplit, FeatureTable]:
+    """Features and labels of both parts, and features of any pair.
+
+    Users and items that only the test part has share code 0.
 
     Args:
         ratings: all of them.
@@ -105,7 +151,7 @@ def encoded(
     labels = positive(ratings.values).astype(np.float32)
     sizes = FeatureSizes((num_users, num_items, *ratings.field_sizes), ratings.num_genres)
     train_split, test_split = (RatingSplit(ratings, part, labels, user_codes, items[:, None]) for part in (train, test))
-    return sizes, train_split, test_split
+    return sizes, train_split, test_split, FeatureTable(ratings, user_codes, items[:, None])
 
 
 def _codes(seen: Integers, num_rows: int) -> tuple[Integers, int]:

@@ -37,6 +37,10 @@ class Vocabulary(ABC):
         """Each text's numbers, without the separator."""
 
     @abstractmethod
+    def shown(self, number: int) -> str:
+        """The piece of text that a number stands for, for people."""
+
+    @abstractmethod
     def __len__(self) -> int:
         """How many numbers there are; each is below this."""
 
@@ -88,6 +92,14 @@ class Words(Vocabulary):
             if number != self.separator
         )
         return b"".join(pieces).decode(errors="replace")
+
+    def shown(self, number: int) -> str:
+        """A word with the space before it; a byte that is no character by itself as ``<0xC3>``."""
+        if number == self.separator:
+            return "<end>"
+        if 128 < number < self._FIRST_WORD:
+            return f"<0x{number - 1:02X}>"
+        return self.decode([number])
 
     def __len__(self) -> int:
         return self._FIRST_WORD + len(self._words)

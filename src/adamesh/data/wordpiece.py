@@ -75,6 +75,9 @@ class WordPiece(Vocabulary):
         marked = [text.replace(_LEFT_OUT, _UNKNOWN) for text in texts]
         return [encoding.ids for encoding in self._tokenizer.encode_batch(marked)]
 
+    def shown(self, number: int) -> str:
+        return self._pieces[number]
+
     def __len__(self) -> int:
         return len(self._pieces)
 

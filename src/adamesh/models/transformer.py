@@ -43,8 +43,8 @@ class Transformer(nn.Module):
         self.head = nn.Linear(width, vocabulary, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Token numbers [n, context] to logits [n, context, vocabulary]."""
-        stream = self.tokens(tokens) + self.positions
+        """Token numbers [n, length], at most ``context`` long, to logits [n, length, vocabulary]."""
+        stream = self.tokens(tokens) + self.positions[: tokens.shape[1]]
         for block in self.blocks:
             stream = block(stream)
         logits: Tensor = self.head(self.norm(stream))

@@ -112,6 +112,9 @@ class BinaryTask(Task[BatchT]):
 class Predicts(ABC):
     """What a task adds so that ``adamesh predict`` can use its trained models: inherit from it beside `Task`."""
 
+    predicts_by_data: ClassVar[bool] = False
+    """It needs what `load_data` has found in the run's data: a vocabulary, say."""
+
     @abstractmethod
     def read_inputs(self, path: Path) -> Any:
         """Read inputs without targets, in whatever form `predict` takes them.

@@ -1,19 +1,21 @@
 """Two features, two classes, binary cross-entropy; `binary_mse` is the same with the squared error."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from adamesh.data.inputs import read_features
 from adamesh.data.rings import two_rings
 from adamesh.data.seeds import derived_seed
 from adamesh.data.split import TensorSplit
 from adamesh.errors import DataError
 from adamesh.models.mlp import MLP
-from adamesh.tasks.base import BinaryTask, Scored, Splits, TaskDefaults
+from adamesh.tasks.base import BinaryTask, Predicts, Scored, Splits, TaskDefaults
 
 __all__ = ["Binary", "TwoRings"]
 
@@ -22,7 +24,7 @@ TEST_SAMPLES = 1024
 NOISE = 0.25
 
 
-class TwoRings(BinaryTask[tuple[Tensor, Tensor]]):
+class TwoRings(Predicts, BinaryTask[tuple[Tensor, Tensor]]):
     """Which of two rings a point belongs to, by a small MLP; what is minimised is a subclass's.
 
     Either way both errors are reported: the log loss, and ``mse``, the mean squared error of the probability.
@@ -64,6 +66,15 @@ class TwoRings(BinaryTask[tuple[Tensor, Tensor]]):
     def scores(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Scored:
         points, labels = batch
         return model(points).squeeze(1), labels
+
+    def read_inputs(self, path: Path) -> Tensor:
+        """A point's two coordinates a line."""
+        return read_features(path, columns=2)
+
+    def predict(self, model: nn.Module, inputs: Tensor) -> Sequence[Mapping[str, Any]]:
+        """The class, and how likely the model finds class 1."""
+        chances = model(inputs).squeeze(1).sigmoid().tolist()
+        return [{"class": int(chance > 0.5), "probability": chance} for chance in chances]
 
 
 class Binary(TwoRings):

@@ -15,7 +15,7 @@ from adamesh.tasks.base import Task
 
 __all__ = ["find_task", "task_names"]
 
-_NOT_TASKS = ("base", "catalog", "images")
+_NOT_TASKS = ("base", "catalog", "images", "tokens")
 
 
 def task_names() -> list[str]:

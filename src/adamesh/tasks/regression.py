@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from adamesh.data.inputs import read_features
 from adamesh.data.seeds import derived_seed
 from adamesh.data.split import TensorSplit
 from adamesh.errors import DataError
@@ -59,16 +59,8 @@ class Regression(Predicts, Task[tuple[Tensor, Tensor]]):
         return {"loss": error.square().sum(), "absolute_error": error.abs().sum()}
 
     def read_inputs(self, path: Path) -> Tensor:
-        """Numbers separated by commas, a sample a line."""
-        try:
-            rows = np.loadtxt(path, delimiter=",", ndmin=2, dtype=np.float32)
-        except FileNotFoundError as error:
-            raise DataError(f"{path}: no such file; give {FEATURES} numbers a line, separated by commas") from error
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: is no table of numbers: {error}") from error
-        if rows.shape[1] != FEATURES or not len(rows):
-            raise DataError(f"{path}: every line must have {FEATURES} numbers, not {rows.shape[1]}")
-        return torch.from_numpy(rows)
+        """The features, a sample a line."""
+        return read_features(path, FEATURES)
 
     def predict(self, model: nn.Module, inputs: Tensor) -> Sequence[Mapping[str, Any]]:
         """The target."""

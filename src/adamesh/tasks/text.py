@@ -1,17 +1,21 @@
 """A small language model: each token from those before it, on the text that ships or any other."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from adamesh.data.corpus import load_corpus
+from adamesh.data.inputs import read_lines
 from adamesh.data.sequences import NextTokenSplit
-from adamesh.data.vocabulary import Words
+from adamesh.data.vocabulary import Vocabulary, Words
 from adamesh.models.transformer import Transformer
-from adamesh.tasks.base import Splits, Task, TaskDefaults
+from adamesh.tasks.base import Predicts, Splits, Task, TaskDefaults
+from adamesh.tasks.tokens import likeliest
 
 __all__ = ["Text"]
 
@@ -34,7 +38,7 @@ _SIZES = {
 }
 
 
-class Text(Task[Batch]):
+class Text(Predicts, Task[Batch]):
     """Cross-entropy and accuracy of the next token, beside the cross-entropy of the tokens' unigram frequencies.
 
     Args:
@@ -44,9 +48,11 @@ class Text(Task[Batch]):
     name = "text"
     summary = "small causal transformer on plain text, or two novels (real, embedded), next-token cross-entropy"
     sizes = tuple(_SIZES)
+    predicts_by_data = True
 
     def __init__(self, size: str = "small") -> None:
         self._size = _SIZES[size]
+        self._vocabulary: Vocabulary | None = None
         self.defaults = TaskDefaults(
             batch_size=8, steps=130, epochs=None, lr=self._size.lr, schedule="cosine", warmup_steps=30
         )
@@ -57,6 +63,7 @@ class Text(Task[Batch]):
 
     def load_data(self, data: Path | None, seed: int) -> Splits[Batch]:
         corpus = load_corpus(data, Words, self._size.vocabulary, least=CONTEXT + 1)
+        self._vocabulary = corpus.vocabulary
         return Splits(
             train=NextTokenSplit(corpus.train, corpus.unigram, CONTEXT),
             test=NextTokenSplit(corpus.test, corpus.unigram, CONTEXT),
@@ -76,3 +83,17 @@ class Text(Task[Batch]):
             "accuracy": (logits.argmax(dim=2) == targets).double().mean(dim=1).sum(),
             "unigram_loss": unigram_loss.sum(),
         }
+
+    def read_inputs(self, path: Path) -> list[str]:
+        """A beginning a line."""
+        return read_lines(path, "the beginning of a text")
+
+    def predict(self, model: nn.Module, inputs: list[str]) -> Sequence[Mapping[str, Any]]:
+        """What may come next; of a long beginning the last `CONTEXT` tokens count."""
+        vocabulary = self._vocabulary
+        assert vocabulary is not None, "load_data comes first: it knows what the tokens are"
+        rows = (numbers[-CONTEXT:] for numbers in vocabulary.encode(inputs))
+        return [
+            {"text": line, "next": likeliest(model(torch.tensor([row]))[0, -1], vocabulary)}
+            for line, row in zip(inputs, rows, strict=True)
+        ]

@@ -6,9 +6,14 @@ from typing import Any, Literal
 
 from adamesh.errors import ConfigurationError
 
-__all__ = ["Best"]
+__all__ = ["Best", "is_better_high"]
 
 _HIGHER_IS_BETTER = ("accuracy", "auc", "precision", "recall")
+
+
+def is_better_high(metric: str, which: Literal["highest", "lowest"] | None) -> bool:
+    """Whether more of a metric is better; ``which`` of None: it is, of accuracy, auc, precision and recall."""
+    return which == "highest" or (which is None and metric in _HIGHER_IS_BETTER)
 
 
 class Best:
@@ -29,7 +34,7 @@ class Best:
         saved: Mapping[str, Any] | None = None,
     ) -> None:
         self.metric = metric
-        self._highest = which == "highest" or (which is None and metric in _HIGHER_IS_BETTER)
+        self._highest = is_better_high(metric, which)
         self._patience = patience
         same = saved is not None and saved["metric"] == metric
         self.value: float | None = saved["value"] if saved and same else None

@@ -5,13 +5,14 @@ import difflib
 import hashlib
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from adamesh.errors import ConfigurationError
 from adamesh.tasks.base import Task
+from adamesh.train.files import write_whole
 from adamesh.train.settings import OptimSettings, PlanSettings, RunConfig, ScheduleKind, ScheduleSettings
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "PlanSettings",
     "RunConfig",
     "ScheduleSettings",
+    "changed",
     "config_hash",
     "load_config",
     "resolved",
@@ -84,8 +86,46 @@ def resolved(config: RunConfig, task: Task[Any]) -> RunConfig:
 
 
 def write_config(config: RunConfig, path: Path) -> None:
-    """Write every setting as TOML that `load_config` reads back to an equal record."""
-    path.write_text("\n".join(_toml_lines(config, prefix="")) + "\n", encoding="utf-8")
+    """Write every setting as TOML that `load_config` reads back to an equal record; all of it or nothing.
+
+    Raises:
+        DiskFull: what was there before is kept.
+    """
+    write_whole(path, "\n".join(_toml_lines(config, prefix="")) + "\n")
+
+
+def changed(config: RunConfig, key: str, text: str) -> RunConfig:
+    """The configuration with one key's value given as text: ``changed(config, "plan.up", "int8")``.
+
+    ``none`` is a value that is not set; a list's numbers are joined by slashes: ``0.9/0.999``. Dashes in the key
+    are underscores.
+
+    Raises:
+        ConfigurationError: the key is unknown, or the value of the wrong kind or out of range.
+    """
+    name = key.replace("-", "_")
+    if name not in known_keys():
+        raise ConfigurationError(f"unknown key {key}; the nearest known key is {nearest_key(name)}")
+    *sections, last = name.split(".")
+    record: Any = getattr(config, sections[0]) if sections else config
+    hint = get_type_hints(type(record))[last]
+    value = None if text == "none" and NoneType in get_args(hint) else _value(_typed(text, hint), hint, name)
+    record = dataclasses.replace(record, **{last: value})
+    return dataclasses.replace(config, **{sections[0]: record}) if sections else record
+
+
+def _typed(text: str, hint: Any) -> object:
+    """What TOML would have made of it; the text itself where it is none of that kind."""
+    if get_origin(hint) in (Union, UnionType):
+        hint = next(option for option in get_args(hint) if option is not NoneType)
+    if get_origin(hint) is tuple:
+        return [_typed(part, float) for part in text.split("/")]
+    kinds: Mapping[object, Callable[[str], object]] = {int: int, float: float, bool: {"true": True, "false": False}.get}
+    try:
+        value = kinds[hint](text) if hint in kinds else text
+    except ValueError:
+        return text
+    return text if value is None else value
 
 
 def config_hash(config: RunConfig) -> str:

@@ -2,9 +2,10 @@
 
 import json
 from dataclasses import asdict, dataclass
+from io import FileIO
 from pathlib import Path
 
-from adamesh.train.files import json_line
+from adamesh.train.files import append_whole, json_line
 
 __all__ = ["Event", "append_event", "read_events"]
 
@@ -20,9 +21,13 @@ class Event:
 
 
 def append_event(path: Path, event: Event) -> None:
-    """Add an event; a file that does not exist is begun."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json_line(asdict(event)) + "\n")
+    """Add an event; a file that does not exist is begun.
+
+    Raises:
+        DiskFull: the events before are still there.
+    """
+    with FileIO(path, "a") as file:
+        append_whole(file, json_line(asdict(event)))
 
 
 def read_events(path: Path) -> list[Event]:

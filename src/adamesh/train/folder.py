@@ -6,13 +6,13 @@ from datetime import datetime
 from itertools import count
 from pathlib import Path
 
-from adamesh.errors import ConfigurationError
+from adamesh.errors import ConfigurationError, DiskFull
 from adamesh.tasks.catalog import find_task
 from adamesh.train.config import load_config, resolved, write_config
 from adamesh.train.names import check_plan
 from adamesh.train.settings import RunConfig
 
-__all__ = ["begin_run", "reopen_run"]
+__all__ = ["begin_run", "checked", "free_folder", "reopen_run"]
 
 
 def begin_run(config: RunConfig, world_size: int, now: datetime, kind: str = "") -> Path:
@@ -27,12 +27,10 @@ def begin_run(config: RunConfig, world_size: int, now: datetime, kind: str = "")
     Raises:
         ConfigurationError: the task is unknown, the settings do not fit each other, ``out`` holds a run
             already, or the folder cannot be written.
+        DiskFull: there is no room in it.
     """
-    task = find_task(config.task)
-    config = replace(resolved(config, task), nproc=world_size)
-    config.check_world(world_size)
-    check_plan(config, world_size)
-    folder = config.out or _free_folder("-".join(filter(None, [f"{now:%Y%m%d-%H%M%S}", kind, task.name])))
+    config = checked(config, world_size)
+    folder = config.out or free_folder(find_task(config.task).name, now, kind)
     if _holds_run(folder):
         shown = os.path.relpath(folder)
         raise ConfigurationError(
@@ -40,6 +38,18 @@ def begin_run(config: RunConfig, world_size: int, now: datetime, kind: str = "")
         )
     _write(replace(config, out=folder), folder)
     return folder
+
+
+def checked(config: RunConfig, world_size: int) -> RunConfig:
+    """The configuration of a run on so many workers, resolved.
+
+    Raises:
+        ConfigurationError: the task is unknown, or the settings do not fit each other.
+    """
+    config = replace(resolved(config, find_task(config.task)), nproc=world_size)
+    config.check_world(world_size)
+    check_plan(config, world_size)
+    return config
 
 
 def reopen_run(folder: Path, world_size: int | None, steps: int | None) -> Path:
@@ -65,7 +75,9 @@ def reopen_run(folder: Path, world_size: int | None, steps: int | None) -> Path:
     return folder
 
 
-def _free_folder(name: str) -> Path:
+def free_folder(task: str, now: datetime, kind: str = "") -> Path:
+    """``runs/<time>-<kind>-<task>`` here, or with a number behind it if there is such a folder."""
+    name = "-".join(filter(None, [f"{now:%Y%m%d-%H%M%S}", kind, task]))
     names = (name if attempt == 1 else f"{name}-{attempt}" for attempt in count(1))
     return next(folder for folder in (Path("runs", name).resolve() for name in names) if not folder.exists())
 
@@ -82,6 +94,8 @@ def _write(config: RunConfig, folder: Path) -> None:
         (folder / "logs").mkdir(parents=True, exist_ok=True)
         write_config(config, folder / "config.toml")
     except OSError as error:
+        if DiskFull.is_behind(error):
+            raise DiskFull.at(f"out = {folder}", "nothing was begun") from error
         raise ConfigurationError(
             f"out = {folder}: cannot be written ({error.strerror}); choose another folder with --out"
         ) from error

@@ -9,13 +9,15 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
@@ -25,8 +27,10 @@ from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from adamesh.errors import DiskFull
 from adamesh.train import failure
 from adamesh.train.failure import Failure
+from adamesh.train.files import append_whole
 
 __all__ = ["Outcome", "run_workers"]
 
@@ -62,11 +66,17 @@ def run_workers(
         KeyboardInterrupt: a second signal came in; the workers have been killed.
     """
     folder = _next_folder(logs)
+    with tempfile.TemporaryDirectory(prefix="adamesh-") as records:
+        return _followed(_Folders(folder, Path(records)), (module, *arguments), nproc, on_stop)
+
+
+def _followed(folders: "_Folders", work: Sequence[str], nproc: int, on_stop: Callable[[], None]) -> Outcome:
+    folder = Path(folders.root_log_dir)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=nproc,
-        logs_specs=_OneFolder(folder),
+        logs_specs=folders,
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint="127.0.0.1:0",
@@ -75,7 +85,7 @@ def run_workers(
         # SIGINT, SIGTERM and SIGHUP are ours: the launcher would end the workers after a fixed time.
         signals_to_handle="SIGQUIT",
     )
-    command = ("-u", "-m", "adamesh.train.process", module, *arguments)
+    command = ("-u", "-m", "adamesh.train.process", *work)
     with _launcher_log(folder / "launcher.log"), _defaults(nproc), _Stop(on_stop) as stop:
         try:
             with warnings.catch_warnings():
@@ -92,19 +102,23 @@ def run_workers(
     return Outcome(None, None, stop.requested)
 
 
-class _OneFolder(LogsSpecs):
-    """One flat folder: ``worker0.log``, and ``worker0.error.json`` for the reason that it failed."""
+class _Folders(LogsSpecs):
+    """Two flat folders: one for ``worker0.log``, one for ``worker0.error.json``, the reason that it failed.
 
-    def __init__(self, folder: Path) -> None:
+    Not in the same place: where the logs' disk is full, this is what has to be said.
+    """
+
+    def __init__(self, folder: Path, records: Path) -> None:
         super().__init__(log_dir=str(folder))
         self._folder = folder
+        self._records = records
 
     @property
     def root_log_dir(self) -> str:
         return str(self._folder)
 
     def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
-        errors = {rank: str(self._folder / f"worker{rank}.error.json") for rank in envs}
+        errors = {rank: str(self._records / f"worker{rank}.error.json") for rank in envs}
         for rank, environment in envs.items():
             environment["TORCHELASTIC_ERROR_FILE"] = errors[rank]
         return LogsDest(
@@ -208,11 +222,23 @@ def _defaults(nproc: int) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
+class _LauncherLog(logging.Handler):
+    """A file that begins with its first line, and that a full disk may cut short: it tells nothing else of that."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self._file = file
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(DiskFull), FileIO(self._file, "a") as file:
+            append_whole(file, self.format(record))
+
+
 @contextmanager
 def _launcher_log(file: Path) -> Iterator[None]:
     """Keep what torchrun's launcher says of its own work out of the user's sight."""
     logger = logging.getLogger("torch.distributed.elastic")
-    handler = logging.FileHandler(file, delay=True)
+    handler = _LauncherLog(file)
     propagated, logger.propagate = logger.propagate, False
     logger.addHandler(handler)
     try:

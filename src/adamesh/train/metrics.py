@@ -1,10 +1,11 @@
-"""metrics.jsonl: a line per step and per evaluation, flushed, and cut where a resumed run goes on."""
+"""metrics.jsonl: a line per step and per evaluation, whole at any time, and cut where a resumed run goes on."""
 
 import json
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
 
-from adamesh.train.files import json_line, write_whole
+from adamesh.train.files import append_whole, json_line, write_whole
 
 __all__ = ["MetricsFile", "cut_after"]
 
@@ -19,13 +20,16 @@ class MetricsFile:
 
     def __init__(self, path: Path, last_step: int) -> None:
         cut_after(path, last_step)
-        self._file = path.open("a", encoding="utf-8")
+        self._file = FileIO(path, "a")
 
     def write(self, record: Mapping[str, object]) -> None:
-        """Append a line; it must have a ``step``."""
+        """Append a line; it must have a ``step``.
+
+        Raises:
+            DiskFull: the lines before are still there.
+        """
         assert "step" in record
-        self._file.write(json_line(record) + "\n")
-        self._file.flush()
+        append_whole(self._file, json_line(record))
 
     def close(self) -> None:
         self._file.close()

@@ -66,7 +66,7 @@ def check_plan(config: RunConfig, world_size: int) -> None:
     plan = _plan(config.plan)
     islands = config.plan.num_islands(world_size)
     plan.full_wire.check_mesh(islands, world_size // islands)
-    plan.check_group({"betas": config.optim.betas})
+    plan.check_group(config.optim.numbers())
 
 
 def _coding(name: str, exact_steps: int, *, held_back: bool) -> Coding | None:

@@ -12,8 +12,10 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from adamesh.errors import DiskFull
 from adamesh.train import failure
 from adamesh.train.failure import Failure
 
@@ -50,15 +52,26 @@ def run_here(module: str, arguments: Sequence[str], on_failure: Callable[[Failur
         return int(importlib.import_module(module).main(arguments))
     except Exception as error:
         trace = "".join(traceback.format_exception(error))
-        sys.stderr.write(trace)
+        _log(trace)
         reason = failure.describe(error, rank=int(os.environ.get("RANK", "0")), time_s=time.time())
         path = os.environ.get("TORCHELASTIC_ERROR_FILE")
         if path:
-            failure.write(reason, Path(path), trace)
+            # Where that has no room either, the launcher still sees how this process ended.
+            with suppress(DiskFull):
+                failure.write(reason, Path(path), trace)
         on_failure(reason)
         sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(2 if reason.configuration else 1)
+
+
+def _log(trace: str) -> None:
+    try:
+        sys.stderr.write(trace)
+        sys.stderr.flush()
+    except OSError:
+        # The log lies beside the run: on a full disk, which may be what the trace tells, it has no room. The
+        # record of the failure has the trace too.
+        return
 
 
 def _follow(launcher: int) -> None:

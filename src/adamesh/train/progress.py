@@ -40,12 +40,12 @@ class Display(ABC):
         """Show (label, value) pairs as a table."""
 
 
-def display_for(is_first: bool, console: Console | None = None) -> Display:
-    """The display of this worker."""
+def display_for(is_first: bool, console: Console | None = None, unit: str = "step") -> Display:
+    """The display of this worker, which counts in steps or in something else."""
     if not is_first:
         return Silent()
     console = console or Console(highlight=False, markup=False)
-    return LiveBar(console) if console.is_terminal else Lines(console)
+    return LiveBar(console, unit) if console.is_terminal else Lines(console, unit)
 
 
 class Silent(Display):
@@ -70,8 +70,9 @@ class Silent(Display):
 class Lines(Display):
     """A line every few seconds, for log files."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, unit: str = "step") -> None:
         self._console = console
+        self._unit = unit
         self._total_steps = 0
         self._next_s = 0.0
 
@@ -82,7 +83,7 @@ class Lines(Display):
     def step(self, done_steps: int, numbers: Mapping[str, float]) -> None:
         if time.monotonic() >= self._next_s or done_steps == self._total_steps:
             self._next_s = time.monotonic() + _SECONDS_BETWEEN_LINES
-            self.say(f"step {done_steps}/{self._total_steps}  {_joined(numbers)}")
+            self.say(f"{self._unit} {done_steps}/{self._total_steps}  {_joined(numbers)}")
 
     def say(self, line: str) -> None:
         self._console.print(line, soft_wrap=True)
@@ -97,8 +98,9 @@ class Lines(Display):
 class LiveBar(Display):
     """A progress bar with the last numbers beside it."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, unit: str = "step") -> None:
         self._console = console
+        self._unit = unit
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -111,7 +113,7 @@ class LiveBar(Display):
 
     def begin(self, header: Sequence[tuple[str, str]], done_steps: int, total_steps: int) -> None:
         _print_header(self._console, header)
-        self._bar = self._progress.add_task("steps", completed=done_steps, total=total_steps, numbers="")
+        self._bar = self._progress.add_task(f"{self._unit}s", completed=done_steps, total=total_steps, numbers="")
         self._progress.start()
 
     def step(self, done_steps: int, numbers: Mapping[str, float]) -> None:

@@ -40,10 +40,15 @@ class Run:
         return self.config.epochs * self.sampler().steps_per_epoch
 
     def due_every(self, configured: int | None, at_most: int) -> int:
-        """Steps between evaluations or checkpoints: as configured, or whole epochs, ``at_most`` times."""
+        """Steps between evaluations or checkpoints: as configured, or whole epochs, ``at_most`` times.
+
+        Where time ends the run, nobody knows how many epochs there will be: each counts.
+        """
         if configured is not None:
             return configured
         epoch = self.sampler().steps_per_epoch
+        if self.config.max_seconds is not None:
+            return epoch
         return epoch * -(-self.total_steps() // (epoch * at_most))
 
 

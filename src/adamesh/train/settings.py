@@ -310,6 +310,8 @@ class RunConfig:
     """Steps for which data are prepared ahead, beside the training; 0: none."""
     tensorboard: bool = False
     """Write the curves for TensorBoard too, in tensorboard/; needs adamesh[tensorboard]."""
+    max_seconds: float | None = None
+    """Stop after so many seconds in steps, evaluations and checkpoints left out; not set: off."""
     tolerance: float | None = None
     """Stop once the gradient norm varies by less than this share of itself; not set: off."""
     tolerance_steps: int = 10
@@ -328,6 +330,7 @@ class RunConfig:
             _require_at_least(key, getattr(self, key), 1)
         _require_at_least("prefetch", self.prefetch, 0)
         _require_at_least("patience", self.patience, 1)
+        _require_positive("max_seconds", self.max_seconds)
         _require_positive("tolerance", self.tolerance)
         _require_at_least("tolerance_steps", self.tolerance_steps, 2)
 

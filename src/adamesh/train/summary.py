@@ -39,7 +39,7 @@ class Summary:
     config_hash: str
     best: Mapping[str, Any]
     """The evaluation that was the best: ``metric``, ``value`` and ``step``."""
-    stopped: Literal["finished", "tolerance", "early-stop", "interrupted"]
+    stopped: Literal["finished", "tolerance", "time", "early-stop", "interrupted"]
 
     def write(self, path: Path) -> None:
         write_whole(path, json_line(asdict(self)) + "\n")

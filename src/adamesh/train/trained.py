@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from adamesh.checkpoint.load import load_model
-from adamesh.errors import CheckpointError, ConfigurationError
+from adamesh.errors import CheckpointError, ConfigurationError, DataError, DiskFull
 from adamesh.tasks.base import Predicts, Task
 from adamesh.tasks.catalog import find_task
 from adamesh.train.checkpoints import CheckpointFolder
@@ -47,14 +47,39 @@ class Trained:
             other = {"best": "latest", "latest": "best"}[which]
             raise CheckpointError(f"{folder} holds no checkpoint; train on, or take --checkpoint {other}")
         self.task: Task[Any] = find_task(config.task)
+        self._config = config
+        self._num_samples: int | None = None
         if self.task.sized_by_data:
-            self.task.load_data(config.data, config.seed)
+            self.load_data()
         torch.manual_seed(0)
         self.model: nn.Module = self.task.build_model()
         extra = load_model(folder / saved[0].name, self.model)
         self.model.eval()
         self.step = saved[0].step
         self.evaluation: Mapping[str, float] = extra["totals"]["evaluation"]
+        self._num_trained_on: int = extra["order"]["samples"]
+
+    def load_data(self) -> None:
+        """Let the task find in the run's data what it found when the run was trained; once is enough.
+
+        Raises:
+            DataError: they cannot be read any more.
+        """
+        if self._num_samples is None:
+            self._num_samples = len(self.task.load_data(self._config.data, self._config.seed).train)
+
+    def require_same_data(self) -> None:
+        """Refuse data that have changed since: a user, or a word, might have another's number.
+
+        Raises:
+            DataError: there is another number of samples to train on.
+        """
+        self.load_data()
+        if self._num_samples != self._num_trained_on:
+            raise DataError(
+                f"data = {self._config.data}: has {self._num_samples:,} samples for training, and the model was "
+                f"trained on {self._num_trained_on:,}; restore the data, or train again"
+            )
 
 
 def export(trained: Trained, file: Path) -> int:
@@ -64,6 +89,7 @@ def export(trained: Trained, file: Path) -> int:
 
     Raises:
         ConfigurationError: it cannot be written.
+        DiskFull: there is no room; what was there before is kept.
     """
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in trained.model.state_dict().items()}
     metadata = {
@@ -80,6 +106,8 @@ def export(trained: Trained, file: Path) -> int:
     except Exception as error:  # safetensors has an exception of its own for a full disk
         with suppress(OSError):
             part.unlink(missing_ok=True)
+        if DiskFull.is_behind(error):
+            raise DiskFull.at(file, "nothing was exported, and what was there before is kept") from error
         raise ConfigurationError(f"{file}: cannot be written ({error}); choose another --out") from error
     return file.stat().st_size
 
@@ -97,6 +125,8 @@ def predictions(trained: Trained, path: Path) -> Sequence[Mapping[str, Any]]:
             f"the task {task.name} cannot predict: it does not say how inputs without targets are read. Let its class "
             "inherit from adamesh.tasks.base.Predicts too, or use the model itself: adamesh export"
         )
+    if task.predicts_by_data:
+        trained.require_same_data()
     inputs = task.read_inputs(path)
     with torch.no_grad():
         return task.predict(trained.model, inputs)

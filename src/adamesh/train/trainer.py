@@ -24,7 +24,7 @@ from adamesh.train.weights import load_weights
 
 __all__ = ["Trainer"]
 
-Reason = Literal["finished", "tolerance", "early-stop", "interrupted"]
+Reason = Literal["finished", "tolerance", "time", "early-stop", "interrupted"]
 
 _MOST_EVALUATIONS = 50
 _MOST_CHECKPOINTS = 10
@@ -101,7 +101,7 @@ class Trainer:
         self.model.train()
         while reason is None:
             reason = self._step(interruption, total_steps)
-            if reason in ("finished", "tolerance") or self.totals.steps % evaluate_every == 0:
+            if reason in ("finished", "tolerance", "time") or self.totals.steps % evaluate_every == 0:
                 improved = self._evaluate()
                 self.totals.seconds = time.perf_counter() - began_s
                 if improved and self._run.config.keep_best:
@@ -123,8 +123,9 @@ class Trainer:
         settled = self._plateau.settled(grad_norm)
         # Islands that step alone have norms of their own.
         lost = not isfinite(grad_norm)
-        shares = [local.loss_share, interruption.requested, settled, lost]
-        loss, interruptions, plateaus, num_lost = workers.sum(shares)
+        late = self._is_late(time.perf_counter() - began_s)
+        shares = [local.loss_share, interruption.requested, settled, late, lost]
+        loss, interruptions, plateaus, lates, num_lost = workers.sum(shares)
         step_s = time.perf_counter() - began_s
         totals.steps += 1
         totals.samples += local.samples
@@ -144,7 +145,14 @@ class Trainer:
             return "finished"
         if plateaus:
             return "tolerance"
+        if lates:
+            return "time"
         return "interrupted" if interruptions else None
+
+    def _is_late(self, step_s: float) -> bool:
+        """Whether the time is over after a step of so many seconds, by this worker's clock."""
+        limit_s = self._run.config.max_seconds
+        return limit_s is not None and self.totals.step_seconds + step_s >= limit_s
 
     def _log(self, local: LocalStep, grad_norm: float, step_s: float) -> None:
         stats = self.optimizer.stats()

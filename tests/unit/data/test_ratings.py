@@ -14,6 +14,8 @@ def ratings_of(users, times, items=None):
     users = np.asarray(users, np.int64)
     items = np.arange(len(users)) if items is None else np.asarray(items)
     return Ratings(
+        user_ids=10 * np.arange(users.max() + 1),
+        item_ids=10 * np.arange(items.max() + 1),
         users=users,
         items=items,
         values=np.full(len(users), 4, np.float32),
@@ -48,7 +50,7 @@ def test_nothing_for_testing_is_earlier_than_anything_for_training(rated, per_us
 def test_codes_come_from_the_training_part_and_the_unknown_share_code_0():
     ratings = ratings_of(users=[3, 0, 3, 5, 1], times=[1, 2, 3, 4, 5], items=[2, 2, 0, 2, 4])
     train, test = np.array([0, 1, 2]), np.array([3, 4])
-    sizes, of_train, of_test = encoded(ratings, train, test, lambda values: values >= 4)
+    sizes, of_train, of_test, _ = encoded(ratings, train, test, lambda values: values >= 4)
     assert sizes.fields == (3, 3)  # users 0 and 3, items 0 and 2, each behind the unknown
     assert of_train.batch(torch.arange(3))[0].tolist() == [[2, 2], [1, 2], [2, 1]]
     assert of_test.batch(torch.arange(2))[0].tolist() == [[0, 2], [0, 0]]
@@ -58,7 +60,7 @@ def test_codes_come_from_the_training_part_and_the_unknown_share_code_0():
 def test_a_batch_has_the_fields_genres_and_labels_of_its_ratings_in_order():
     ratings = generated_ratings(seed=0)
     rows = np.arange(len(ratings))
-    sizes, split, _ = encoded(ratings, rows, rows[:1], lambda values: values >= 4)
+    sizes, split, *_ = encoded(ratings, rows, rows[:1], lambda values: values >= 4)
     indices = torch.tensor([5, 0, 77])
     fields, genres, labels = split.batch(indices)
     users, items = ratings.users[indices], ratings.items[indices]

@@ -7,7 +7,8 @@ import pytest
 from adamesh.errors import ConfigurationError
 from adamesh.train.config import load_config
 from adamesh.train.folder import begin_run, reopen_run
-from adamesh.train.settings import RunConfig
+from adamesh.train.rules import RULES
+from adamesh.train.settings import OptimSettings, RunConfig
 
 NOW = datetime(2025, 1, 31, 10, 15, 30)
 
@@ -67,3 +68,10 @@ def test_a_run_is_not_reopened_with_more_workers_than_samples_in_a_batch(tmp_pat
     with pytest.raises(ConfigurationError, match="batch_size = 2"):
         reopen_run(folder, 3, None)
     assert load_config(folder / "config.toml").nproc == 2
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_run_of_every_rule_can_be_begun(tmp_path, rule):
+    config = RunConfig(task="regression", out=tmp_path / "run", optim=OptimSettings(rule=rule))
+    folder = begin_run(config, 2, NOW)
+    assert load_config(folder / "config.toml").optim.rule == rule

@@ -1,10 +1,8 @@
 """Whole runs of one worker, in this process. Runs of several are under tests/integration."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,7 +48,7 @@ def trainer(folder, config=SHORT, task=None):
     task = task or Regression()
     full = resolved(config, task)
     folder.mkdir(exist_ok=True)
-    splits = task.load_data(None, full.seed)
+    splits = task.load_data(full.data, full.seed)
     return Trainer(Run(full, task, splits, folder, Workers(0, 1, group=None), torch.device("cpu")), Silent())
 
 
@@ -253,7 +251,7 @@ def test_predictions_are_the_models_and_inputs_of_another_shape_are_refused(tmp_
     records = predictions(model, tmp_path / "in.csv")
     torch.testing.assert_close(torch.tensor([r["target"] for r in records]), model.model(table).detach()[:, 0])
     (tmp_path / "bad.csv").write_text("1,2,3\n")
-    with pytest.raises(DataError, match="every line must have 8 numbers, not 3"):
+    with pytest.raises(DataError, match="line 1: has 3 values, and every line must have 8 numbers"):
         predictions(model, tmp_path / "bad.csv")
 
 
@@ -277,23 +275,25 @@ def test_curves_are_written_for_tensorboard_too(tmp_path):
     assert [event.step for event in events.Scalars("eval/loss")] == [10, 20, 25]
 
 
-def test_a_full_disk_is_one_error_and_leaves_the_last_good_checkpoint(tmp_path):
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small disk")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "adamesh-test", str(disk)], check=True)
-    try:
-        folder = disk / "run"
-        config = replace(SHORT, steps=60, checkpoint_every=1, keep_checkpoints=100, keep_best=False, log_every=60)
-        with pytest.raises((CheckpointError, OSError), match="No space left"):
-            trained(folder, config)
-        newest = trainer(folder, config)._checkpoints.candidates()
-        assert newest
-        shutil.rmtree(folder / "checkpoints" / newest[-1].name)  # room to go on
-        one = trainer(folder, replace(config, checkpoint_every=60))
-        one._restore()
-        assert one.totals.steps == newest[0].step
-        one._stepper.close()
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+def test_a_full_disk_is_one_error_and_leaves_the_last_good_checkpoint(small_disk):
+    folder = small_disk(96) / "run"
+    config = replace(SHORT, steps=60, checkpoint_every=1, keep_checkpoints=100, keep_best=False, log_every=60)
+    with pytest.raises((CheckpointError, OSError), match="No space left"):
+        trained(folder, config)
+    newest = trainer(folder, config)._checkpoints.candidates()
+    assert newest
+    shutil.rmtree(folder / "checkpoints" / newest[-1].name)  # room to go on
+    one = trainer(folder, replace(config, checkpoint_every=60))
+    one._restore()
+    assert one.totals.steps == newest[0].step
+    one._stepper.close()
+
+
+def test_a_run_ends_with_the_step_in_which_its_time_is_over_and_counts_that_of_all_its_starts(tmp_path):
+    limited = replace(SHORT, max_seconds=1e-6)
+    for taken in (1, 2):
+        summary, _ = trained(tmp_path / "run", limited, resume=taken > 1)
+        assert (summary.stopped, summary.steps) == ("time", taken)
+        assert summary.eval["loss"] > 0
+    summary, _ = trained(tmp_path / "run", replace(SHORT, max_seconds=1e6), resume=True)
+    assert (summary.stopped, summary.steps) == ("finished", 25)

@@ -1,0 +1,151 @@
+"""What is compared: arms, which differ in what `--over` says, and their trials, one for each seed."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+from adamesh.errors import ConfigurationError
+from adamesh.train.config import changed, known_keys, nearest_key
+from adamesh.train.folder import checked
+from adamesh.train.settings import RunConfig
+
+__all__ = ["Arm", "Budget", "Trial", "make_arms", "make_trials", "read_overs"]
+
+Over = tuple[str, tuple[str, ...]]
+"""A key of the configuration, and the values that it takes in turn."""
+
+# The budget and the seeds are everybody's; losses of other data are not to be compared.
+_NOT_COMPARED = {
+    "task": "compare one task at a time",
+    "data": "losses on different data say nothing of each other",
+    "out": "every trial has a folder of its own",
+    "seed": "take --seeds: every arm is run with each",
+    "steps": "every arm has the same budget in samples, or take --budget-s",
+    "epochs": "every arm has the same budget in samples, or take --budget-s",
+    "max_seconds": "take --budget-s: it is every arm's",
+}
+# So that a budget in seconds is what ends a run. A rate that falls over this many steps does not fall.
+_WITHOUT_END = 10**9
+_LONGEST_SLUG = 120
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every trial may use up."""
+
+    seconds: float | None = None
+    """In steps; None: as many samples as the configuration says."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train, among those that are compared."""
+
+    settings: tuple[tuple[str, str], ...]
+    """What is different, as the user wrote it: key and value."""
+    config: RunConfig
+    """Resolved and checked; of the first seed."""
+
+    @property
+    def name(self) -> str:
+        return ", ".join(f"{key}={value}" for key, value in self.settings) or "as configured"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run: an arm with one seed."""
+
+    arm: Arm
+    config: RunConfig
+    """Resolved; its ``out`` is the trial's folder."""
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm.name}, seed {self.config.seed}"
+
+
+def read_overs(overs: Sequence[str], optim: str | None) -> list[Over]:
+    """Keys and values of ``--over key=a,b,c``, and of ``--optim a,b,c`` for optim.rule.
+
+    Raises:
+        ConfigurationError: one is not of this form, or its key is unknown, told twice, or not to be compared.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for text in [*overs, *([] if optim is None else [f"optim.rule={optim}"])]:
+        key, equal, rest = text.partition("=")
+        key = key.strip().lstrip("-").replace("-", "_")
+        values = tuple(value.strip() for value in rest.split(","))
+        if not equal or not all(values):
+            raise ConfigurationError(f"--over {text}: must be key=value,value,... as in plan.up=exact,int8,int4")
+        if key in _NOT_COMPARED:
+            raise ConfigurationError(f"--over {text}: {key} cannot be compared; {_NOT_COMPARED[key]}")
+        if key not in known_keys():
+            raise ConfigurationError(f"--over {text}: unknown key {key}; the nearest known key is {nearest_key(key)}")
+        if key in found or len(set(values)) < len(values):
+            raise ConfigurationError(f"--over {text}: {key}, or one of its values, stands there twice; keep one")
+        found[key] = values
+    return list(found.items())
+
+
+def make_arms(config: RunConfig, overs: Sequence[Over], budget: Budget) -> list[Arm]:
+    """All combinations of values, the last key's changing fastest; the first arm is what others are compared with.
+
+    All have the same budget: as many samples as ``config`` says, whatever an arm's batch (to the nearest step), or
+    as many seconds. With a budget in seconds the learning rate is constant unless a schedule was asked for: a
+    rate that falls to the end of the run would have to know the end.
+
+    Raises:
+        ConfigurationError: an arm's settings are wrong, or do not fit each other.
+    """
+    base = checked(config, config.nproc)
+    arms = []
+    for values in product(*(values for _, values in overs)):
+        settings = tuple(zip((key for key, _ in overs), values, strict=True))
+        mine = config
+        try:
+            # The rule first: which numbers may be set depends on it.
+            for key, value in sorted(settings, key=lambda setting: setting[0] != "optim.rule"):
+                mine = changed(mine, key, value)
+            mine = checked(_budgeted(mine, base, budget), mine.nproc)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{Arm(settings, mine).name}: {error}") from error
+        arms.append(Arm(settings, mine))
+    return arms
+
+
+def make_trials(arms: Sequence[Arm], num_seeds: int, folder: Path) -> list[Trial]:
+    """Every arm with the same seeds, from the configuration's on; all arms of a seed before the next seed.
+
+    So that a comparison that is stopped half-way has something to say of all arms.
+    """
+    trials = []
+    for number in range(num_seeds):
+        for arm in arms:
+            seed = arm.config.seed + number
+            place = folder / "trials" / f"{_slug(arm.name)}-seed{seed}"
+            trials.append(Trial(arm, replace(arm.config, seed=seed, out=place), place))
+    return trials
+
+
+def _budgeted(config: RunConfig, base: RunConfig, budget: Budget) -> RunConfig:
+    if budget.seconds is not None:
+        kind = config.schedule.kind or "constant"
+        schedule = replace(config.schedule, kind=kind)
+        return replace(config, steps=_WITHOUT_END, epochs=None, max_seconds=budget.seconds, schedule=schedule)
+    if base.steps is None:
+        return replace(config, steps=None, epochs=base.epochs)
+    assert base.batch_size is not None
+    samples = base.steps * base.batch_size
+    return replace(config, steps=max(1, round(samples / (config.batch_size or base.batch_size))), epochs=None)
+
+
+def _slug(name: str) -> str:
+    """A file's name that no two arms share: what is not plain is spelt out, and a long one has its hash."""
+    plain = re.sub(r"[^A-Za-z0-9._=+-]", lambda found: "_" if found[0] == " " else f"%{ord(found[0]):x}", name)
+    if len(plain) <= _LONGEST_SLUG:
+        return plain
+    return f"{plain[: _LONGEST_SLUG - 17]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
