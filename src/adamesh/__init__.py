@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from adamesh.checkpoint.save import save
     from adamesh.codecs.cast import Cast
     from adamesh.codecs.feedback import Feedback
+    from adamesh.codecs.int2 import Int2
     from adamesh.codecs.int4 import Int4
     from adamesh.codecs.int8 import Int8
     from adamesh.codecs.lowrank import LowRank
@@ -45,6 +46,7 @@ __all__ = [
     "Feedback",
     "GradScaler",
     "IncompatiblePlan",
+    "Int2",
     "Int4",
     "Int8",
     "LowRank",
@@ -71,6 +73,7 @@ _HOMES = {
     "Warmup": "codecs.warmup",
     "Int8": "codecs.int8",
     "Int4": "codecs.int4",
+    "Int2": "codecs.int2",
     "Feedback": "codecs.feedback",
     "Cast": "codecs.cast",
     "Adadelta": "rivals",

@@ -52,6 +52,10 @@ class StateLost(AdameshError, RuntimeError):
     """A commit was cut short: this optimizer's state is torn and refuses to go on until loaded."""
 
 
+class CannotCompile(AdameshError, RuntimeError):
+    """There is no compiler for codecs here, or what it makes of them is not the same to the bit."""
+
+
 class CheckpointError(AdameshError, ValueError):
     """A checkpoint is missing, incomplete, altered, or does not fit the model."""
 

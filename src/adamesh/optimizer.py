@@ -17,6 +17,7 @@ from adamesh.engine.consensus import agreed
 from adamesh.engine.engine import Engine, without_params
 from adamesh.engine.fit import StateHead, check_fit, restore_group
 from adamesh.engine.islands_state import SHARED, own_runs_to_save, settle, sync_record
+from adamesh.engine.kernels import compiled_codecs
 from adamesh.engine.meter import StepStats
 from adamesh.engine.residuals import RESIDUAL, fold
 from adamesh.engine.runs import HeldRun, PieceSource, StateSource
@@ -80,7 +81,8 @@ class MeshOptimizer(torch.optim.Optimizer):
         named = [pair for index in range(len(self.param_groups)) for pair in self._named(index)]
         device = common_device(named)
         mesh = plan.mesh if isinstance(plan.mesh, Mesh) else process_mesh(plan.mesh, device, plan.timeout_s)
-        engine = Engine(rule, plan, mesh, device, time.perf_counter)
+        codecs = compiled_codecs(plan, [param for _, param in named])
+        engine = Engine(rule, plan, mesh, device, time.perf_counter, codecs)
         engine.extend(named, 0, self.param_groups, self._readers)
         self._engine = engine
         self._grad_norm = torch.zeros((), dtype=torch.float64)

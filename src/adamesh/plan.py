@@ -43,6 +43,10 @@ class Plan:
     bucket_mb: float = 25
     """MiB of parameters that travel as one."""
 
+    compile: bool | None = None
+    """Compile codecs on CPUs, which takes seconds when the optimizer is built and changes no bit. None: from 4 Mi
+    elements on that train. Where there is no C++ compiler they run as they are, and a line of the log says so."""
+
     timeout_s: float | None = None
     """How long to wait for another worker; None: what ``torch.distributed`` uses by default."""
 

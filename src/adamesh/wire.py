@@ -48,6 +48,11 @@ class Wire:
         return any(coded.feedback for coded in self._codings.values())
 
     @property
+    def codecs(self) -> frozenset[Codec]:
+        """Those that make bytes by themselves, in any direction."""
+        return frozenset(coded.codec for coded in self._codings.values() if isinstance(coded.codec, Codec))
+
+    @property
     def grain(self) -> int:
         """Elements: parameters start, and shards end, on multiples of it, so that no block straddles either."""
         return math.lcm(GRAIN, *(coded.codec.grain for coded in self._codings.values()))

@@ -44,7 +44,8 @@ def test_parameters_reach_their_masters_when_these_stand_still(name, dtype):
         p = nn.Parameter(torch.linspace(-1, 1, 200, dtype=dtype))
         plan = adamesh.Plan(mesh=mesh, wire=adamesh.Wire(down=CODECS[name]))
         optimizer = adamesh.AdamW([p], lr=0.3, weight_decay=0.0, plan=plan)
-        for step in range(140 if name == "sign" else 40):  # which sends every element as much, and halves it slowly
+        # Of a block that is mostly padding, what is scaled by the mean of all is sent in small pieces.
+        for step in range({"sign": 140, "int2": 80}.get(name, 40)):
             p.grad = torch.ones_like(p)
             optimizer.param_groups[0]["lr"] = 0.3 if step < 2 else 0.0
             optimizer.step()

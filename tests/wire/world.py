@@ -19,6 +19,7 @@ CODECS: Mapping[str, Codec] = {
     "int8": adamesh.Int8(),
     "int4": adamesh.Int4(),
     "int4-256-stochastic": adamesh.Int4(block=256, stochastic=True),
+    "int2": adamesh.Int2(),
     "sign": adamesh.Sign(),
     "topk": adamesh.TopK(density=0.01),
 }
@@ -71,6 +72,7 @@ class Worker:
     dtype: torch.dtype = torch.float32
     options: Mapping[str, Any] | None = None
     bucket_mb: float = 1e-3
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         options = dict(self.options or {})
@@ -78,6 +80,7 @@ class Worker:
             mesh=self.mesh,
             wire=self.wire,
             bucket_mb=self.bucket_mb,
+            compile=self.compiled,
             max_grad_norm=options.pop("max_grad_norm", None),
             overlap=options.pop("overlap", True),
         )

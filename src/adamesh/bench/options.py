@@ -7,7 +7,16 @@ from typing import Literal, get_args
 
 from adamesh.errors import ConfigurationError
 
-__all__ = ["BASELINE", "FLOOR", "ContenderName", "LinkOptions", "ModelName", "ResidualOptions", "StepOptions"]
+__all__ = [
+    "BASELINE",
+    "FLOOR",
+    "ContenderName",
+    "LinkOptions",
+    "ModelName",
+    "ResidualOptions",
+    "StepOptions",
+    "WireOptions",
+]
 
 ModelName = Literal["mlp", "transformer"]
 ContenderName = Literal["adamesh", "ddp", "zero", "fsdp2", "fsdp2-reshard", "floor"]
@@ -115,6 +124,37 @@ class ResidualOptions:
                 f"--rank {self.rank}: a matrix of {self.size} x {self.size} is sent in fewer numbers only by a rank "
                 f"below {self.size / 2:g}"
             )
+
+
+@dataclass(frozen=True)
+class WireOptions:
+    """What codecs cost and what they leave over, on one worker."""
+
+    codecs: tuple[str, ...] = ("bf16", "fp16", "int8", "int4", "int4-stochastic", "int2", "sign", "topk-0.01")
+    """Names as in plan.up; -stochastic after int8 or int4 rounds by chance."""
+    mib: float = 25.0
+    """MiB of float32 that are coded at once: a bucket's worth."""
+    rounds: int = 15
+    """Everything takes its turn once a round; medians are over rounds."""
+    threads: int = 1
+    """Threads that code and copy."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the numbers are. Only on a CPU there are compiled forms."""
+    compile: bool = True
+    """Measure compiled forms beside the eager ones; they take seconds each to compile the first time."""
+    out: Path | None = None
+    """Folder for the result; runs/TIME-bench-wire if not given."""
+    json: Path | None = None
+    """File for the result; wire.json in the folder if not given."""
+
+    def __post_init__(self) -> None:
+        if not self.codecs or len(set(self.codecs)) < len(self.codecs):
+            raise ConfigurationError("--codecs: name at least one, and each once")
+        if not self.mib >= 0.25:
+            raise ConfigurationError(f"--mib {self.mib}: must be at least 0.25, or nothing but calls is measured")
+        for name in ("rounds", "threads"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"--{name} {getattr(self, name)}: must be at least 1")
 
 
 def _check_names(option: str, given: Sequence[str], known: Sequence[str]) -> None:

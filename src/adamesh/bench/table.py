@@ -9,7 +9,7 @@ from rich.table import Table
 from adamesh.bench.options import BASELINE, FLOOR
 from adamesh.bench.summary import ContenderResult, ModelResult, Spread
 
-__all__ = ["print_legend", "print_result"]
+__all__ = ["print_if_busy", "print_legend", "print_result"]
 
 _MIB = 2**20
 _QUIET_CORES = 0.1
@@ -30,13 +30,17 @@ def print_result(console: Console, title: str, result: ModelResult, shown: Seque
         table.add_row(name, *_cells(result.contenders[name]))
     console.print(f"\n{title}: {result.description}; {result.param_count / 1e6:.1f} M parameters", soft_wrap=True)
     console.print(table)
-    if result.foreign_cores > _QUIET_CORES:
-        console.print(
-            f"not a quiet machine: other processes kept {result.foreign_cores:.1f} cores busy meanwhile",
-            style="yellow",
-        )
+    print_if_busy(console, result.foreign_cores)
     for line in _breakdown(result, shown):
         console.print(line, soft_wrap=True)
+
+
+def print_if_busy(console: Console, foreign_cores: float) -> None:
+    """Say so if other processes kept more than a little of the machine busy."""
+    if foreign_cores > _QUIET_CORES:
+        console.print(
+            f"not a quiet machine: other processes kept {foreign_cores:.1f} cores busy meanwhile", style="yellow"
+        )
 
 
 def print_legend(console: Console, kinds: Mapping[str, tuple[str, str]], machine: str) -> None:

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 
-from adamesh.bench.options import LinkOptions, ResidualOptions, StepOptions
+from adamesh.bench.options import LinkOptions, ResidualOptions, StepOptions, WireOptions
 from adamesh.cli.options import parse
 from adamesh.errors import ConfigurationError
 
@@ -20,6 +20,8 @@ benchmarks:
   link     Training over a slow link between two hosts, which it makes of this machine (as root): adamesh's
            codecs against DDP and its hooks: step time, bytes, loss after equal steps and after equal time.
   residual What low rank holds back of gradients where workers have different data, beside PyTorch's own hook.
+  wire     What each codec costs: encoding and decoding against a copy in memory, compiled and eager; bytes per
+           parameter, what is left over, and on how fast a link it pays.
 
 adamesh bench NAME --help lists a benchmark's options.
 """
@@ -43,6 +45,16 @@ examples:
   adamesh bench link --mbit 100
   adamesh bench link --mbit 1000 --contenders ddp adamesh:int8 adamesh:int4
   adamesh bench link --tiny --steps 5 --contenders ddp adamesh:sign/int4
+"""
+
+_WIRE_DESCRIPTION = """\
+Times encoding and decoding of every codec, compiled and eager, against a copy of the same float32 numbers, taking
+turns in one process with buffers made beforehand; prints medians as a table and writes them as JSON.
+
+examples:
+  adamesh bench wire
+  adamesh bench wire --codecs int8 int4 --threads 2
+  adamesh bench wire --device cuda
 """
 
 
@@ -97,4 +109,17 @@ def _residual(arguments: Sequence[str]) -> int:
     return 0
 
 
-_BENCHMARKS: Mapping[str, Callable[[Sequence[str]], int]] = {"step": _step, "link": _link, "residual": _residual}
+def _wire(arguments: Sequence[str]) -> int:
+    options = parse(WireOptions, arguments, command="adamesh bench wire", description=_WIRE_DESCRIPTION)
+    from adamesh.bench.wire import bench_wire
+
+    bench_wire(options)
+    return 0
+
+
+_BENCHMARKS: Mapping[str, Callable[[Sequence[str]], int]] = {
+    "step": _step,
+    "link": _link,
+    "residual": _residual,
+    "wire": _wire,
+}

@@ -42,6 +42,9 @@ class BlockCodec(Codec):
     stochastic: bool = False
     """Whether `encode_blocks` is given noise to round with."""
 
+    compiles: bool = False
+    """Whether compiling its arithmetic pays and changes no bit (`adamesh.codecs.compiled`)."""
+
     @property
     @abstractmethod
     def sections(self) -> Sequence[Section]:
@@ -51,6 +54,7 @@ class BlockCodec(Codec):
     def encode_blocks(self, x_RKB: Tensor, parts: Sequence[Tensor], noise_RKB: Tensor | None) -> None:
         """Write every element of ``parts``, one [R, K, width] view of the payload for each section.
 
+        Row by row, without the axis R, it must come to the same: that is how it is compiled.
         ``noise_RKB`` is `adamesh.codecs.dither.dither`'s, and None for a codec that is not stochastic.
         """
 
@@ -65,28 +69,31 @@ class BlockCodec(Codec):
 
     @final
     def encode(self, x_RN: Tensor, out_RB: Tensor, stream: Stream) -> None:
-        parts = self._parts(out_RB, x_RN)
-        x_RKB = self._blocks(x_RN)
+        if not x_RN.numel():
+            return
+        parts = self.parts_of(out_RB, x_RN)
+        x_RKB = self.blocks_of(x_RN)
         noise_RKB = dither(stream, x_RKB.shape, x_RN.device) if self.stochastic else None
         self.encode_blocks(x_RKB, parts, noise_RKB)
 
     @final
     def decode(self, payload_RB: Tensor, out_RN: Tensor) -> None:
-        self.decode_blocks(self._parts(payload_RB, out_RN), self._blocks(out_RN))
+        if out_RN.numel():
+            self.decode_blocks(self.parts_of(payload_RB, out_RN), self.blocks_of(out_RN))
 
-    def _num_blocks(self, numel: int) -> int:
-        if numel % self.grain:
-            raise LayoutError(
-                f"a row of {numel} elements is not whole blocks of {self.grain} for {self}; pad it with zeros to "
-                f"{numel + -numel % self.grain}"
-            )
-        return numel // self.grain
-
-    def _blocks(self, x_RN: Tensor) -> Tensor:
+    @final
+    def blocks_of(self, x_RN: Tensor) -> Tensor:
+        """Rows as blocks, [R, K, grain]; a view where the rows are contiguous."""
         num_rows, numel = x_RN.shape
         return x_RN.reshape(num_rows, self._num_blocks(numel), self.grain)
 
-    def _parts(self, payload_RB: Tensor, x_RN: Tensor) -> list[Tensor]:
+    @final
+    def parts_of(self, payload_RB: Tensor, x_RN: Tensor) -> list[Tensor]:
+        """Views of the payload of these rows, [R, K, width] for each section; what lies between them is set to zero.
+
+        Raises:
+            LayoutError: the payload is of another size, or not contiguous uint8.
+        """
         num_rows, numel = x_RN.shape
         expected = (num_rows, self.payload_bytes(numel))
         if tuple(payload_RB.shape) != expected or payload_RB.dtype != torch.uint8 or not payload_RB.is_contiguous():
@@ -103,6 +110,14 @@ class BlockCodec(Codec):
             start += _padded(stop - start)
             payload_RB[:, stop:start].zero_()
         return parts
+
+    def _num_blocks(self, numel: int) -> int:
+        if numel % self.grain:
+            raise LayoutError(
+                f"a row of {numel} elements is not whole blocks of {self.grain} for {self}; pad it with zeros to "
+                f"{numel + -numel % self.grain}"
+            )
+        return numel // self.grain
 
 
 def check_block(codec: object, block: int) -> None:

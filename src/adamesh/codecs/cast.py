@@ -48,8 +48,9 @@ class Cast(BlockCodec):
 
     def encode_blocks(self, x_RKB: Tensor, parts: Sequence[Tensor], noise_RKB: Tensor | None) -> None:
         (out_RKB,) = parts
-        short_RKB = x_RKB.to(self.dtype)
-        out_RKB.copy_(short_RKB.masked_fill(short_RKB.isinf(), float("nan")))
+        out_RKB.copy_(x_RKB)
+        # 0 times an infinity is NaN, and every other number stays what it is.
+        out_RKB.add_(out_RKB, alpha=0)
 
     def decode_blocks(self, parts: Sequence[Tensor], out_RKB: Tensor) -> None:
         (short_RKB,) = parts

@@ -1,14 +1,10 @@
 """Int4: 7 steps to either side of zero, with a scale per block, two elements a byte."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from adamesh.codecs.blocks import BlockCodec, Section, check_block
-from adamesh.codecs.dither import stochastically_rounded_
-from adamesh.codecs.scales import scales_for
+from adamesh.codecs.scaled import ScaledBlocks, rounded
 
 __all__ = ["Int4"]
 
@@ -18,11 +14,8 @@ _ZERO = 8
 
 
 @dataclass(frozen=True)
-class Int4(BlockCodec):
+class Int4(ScaledBlocks):
     """Symmetric 4-bit blocks: ``scale = max|x| / 7``, ``x`` is sent as ``round(x / scale)``.
-
-    A byte holds an element of the block's first half in its low nibble and the one half a block further in its high
-    nibble, so that both are read and written in runs.
 
     An element is off by at most half a step, 7.2 % of the largest in its block; ``stochastic``: by less than a step,
     and by nothing on the average.
@@ -35,40 +28,14 @@ class Int4(BlockCodec):
         ConfigurationError: another block size.
     """
 
-    block: int = 64
     stochastic: bool = False
 
     needs_feedback = True
+    bits = 4
 
-    def __post_init__(self) -> None:
-        check_block(self, self.block)
+    def codes_of(self, x_RKB: Tensor, noise_RKB: Tensor | None) -> tuple[Tensor, Tensor]:
+        levels_RKB, scale_RK1 = rounded(x_RKB, _QMAX, noise_RKB)
+        return levels_RKB.add_(_ZERO), scale_RK1
 
-    @property
-    def grain(self) -> int:
-        return self.block
-
-    @property
-    def sections(self) -> Sequence[Section]:
-        return (Section(torch.uint8, self.block // 2), Section(torch.bfloat16, 1))
-
-    def encode_blocks(self, x_RKB: Tensor, parts: Sequence[Tensor], noise_RKB: Tensor | None) -> None:
-        bytes_RKH, scales_RK1 = parts
-        scale_RK1, inverse_RK1 = scales_for(x_RKB.abs().amax(-1, keepdim=True), _QMAX)
-        levels_RKB = x_RKB.float() * inverse_RK1
-        if noise_RKB is None:
-            levels_RKB.round_()
-        else:
-            # A rounding error beyond the last step is still the last step.
-            stochastically_rounded_(levels_RKB, noise_RKB).clamp_(-_QMAX, _QMAX)
-        levels_RKB.masked_fill_(scale_RK1.isnan(), 0.0)
-        low_RKH, high_RKH = levels_RKB.unflatten(-1, (2, self.block // 2)).unbind(-2)
-        # Both nibbles in one float32, where they are exact: cheaper than shifting integers.
-        bytes_RKH.copy_(low_RKH + 16.0 * high_RKH + (16.0 * _ZERO + _ZERO))
-        scales_RK1.copy_(scale_RK1)
-
-    def decode_blocks(self, parts: Sequence[Tensor], out_RKB: Tensor) -> None:
-        bytes_RKH, scales_RK1 = parts
-        shift_2H = torch.tensor([[0], [4]], dtype=torch.uint8, device=bytes_RKH.device)
-        nibbles_RK2H = (bytes_RKH.unsqueeze(-2) >> shift_2H) & 15
-        levels_RKB = (nibbles_RK2H.float() - _ZERO).flatten(-2)
-        out_RKB.copy_(levels_RKB * scales_RK1.float())
+    def levels_of(self, codes: Tensor) -> Tensor:
+        return codes - _ZERO

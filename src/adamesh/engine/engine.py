@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adamesh.codecs.base import Codec
 from adamesh.comm.accord import agree, first_says
 from adamesh.comm.base import Mesh
 from adamesh.engine.bucket import LiveBucket, LiveSlot, live_buckets
@@ -35,7 +36,15 @@ __all__ = ["Engine", "without_params"]
 class Engine:
     """Everything an optimizer does between ``backward`` and new parameters. Building it is collective."""
 
-    def __init__(self, rule: Rule, plan: Plan, mesh: Mesh, device: torch.device, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        rule: Rule,
+        plan: Plan,
+        mesh: Mesh,
+        device: torch.device,
+        clock: Callable[[], float],
+        compiled: Mapping[Codec, Codec],
+    ) -> None:
         self.mesh = mesh
         self.rule = rule
         self.plan = plan
@@ -45,7 +54,7 @@ class Engine:
         self._device = device
         self._meter = Meter(clock)
         membership = Membership(mesh.world.size)
-        wiring = Wiring(mesh, plan.full_wire, gradients_cross=plan.sync.at(0).gradients)
+        wiring = Wiring(mesh, plan.full_wire, compiled, gradients_cross=plan.sync.at(0).gradients)
         self.reducer = Reducer(self.buckets, wiring, plan.overlap, self._meter)
         self.tables: list[LiveTable] = []
         travel = RowTravel(mesh, self._meter)

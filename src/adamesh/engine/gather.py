@@ -25,7 +25,7 @@ class Gather:
         if down is not None:
             codec, _, self._coded_from, _ = parts(down)
             assert isinstance(codec, Codec), "plans refuse others"
-            self._coded = CodedDelivery(codec, comm, wiring.scratch)
+            self._coded = CodedDelivery(wiring.ready(codec), comm, wiring.scratch)
         self._meter = meter
 
     def launch(self, shard: Shard, used: set[int], step: int) -> Work | None:

@@ -1,5 +1,8 @@
 """Wiring: which passages and deliveries a plan's wire means on a mesh."""
 
+from collections.abc import Mapping
+
+from adamesh.codecs.base import Codec
 from adamesh.codecs.coding import parts
 from adamesh.codecs.lowrank import LowRank
 from adamesh.comm.base import Communicator, Mesh
@@ -23,12 +26,16 @@ class Wiring:
     Args:
         mesh: who talks to whom.
         wire: the plan's.
+        compiled: forms of its codecs to take instead of them.
         gradients_cross: whether gradients ever travel between islands.
     """
 
-    def __init__(self, mesh: Mesh, wire: Wire, *, gradients_cross: bool = True) -> None:
+    def __init__(
+        self, mesh: Mesh, wire: Wire, compiled: Mapping[Codec, Codec], *, gradients_cross: bool = True
+    ) -> None:
         self.mesh = mesh
         self.wire = wire
+        self._compiled = compiled
         self.scratch = Scratch()
         self._gradients_cross = gradients_cross
 
@@ -47,6 +54,10 @@ class Wiring:
         """The axis that gradients leave along."""
         return self.mesh.shard if self.mesh.shard.size > 1 else self.mesh.replicate
 
+    def ready(self, codec: Codec) -> Codec:
+        """The form of a codec that does the work."""
+        return self._compiled.get(codec, codec)
+
     def within(self, bucket: LiveBucket) -> Passage | None:
         """A bucket's way to the owners of its slices."""
         if not self.goes_within:
@@ -60,7 +71,7 @@ class Wiring:
         if isinstance(codec, LowRank):
             coded = LowRankPassage(codec, _places(bucket), track, everybody_needs_all=False)
         else:
-            coded = CodedPassage(codec, feedback, track)
+            coded = CodedPassage(self.ready(codec), feedback, track)
         if not exact_steps:
             return coded
         return WarmupPassage(lambda: ExactPassage(comm, everybody_needs_all=False), coded, exact_steps)
@@ -83,7 +94,7 @@ class Wiring:
             assert self.mesh.shard.size == 1 and track.numel == bucket.place.numel, "parts are no matrices"
             coded = LowRankPassage(codec, _places(bucket), track, everybody_needs_all=True)
         else:
-            coded = RoundTrip(codec, feedback, track, decay)
+            coded = RoundTrip(self.ready(codec), feedback, track, decay)
         if not exact_steps:
             return coded
         return WarmupPassage(lambda: ExactPassage(comm, everybody_needs_all=True), coded, exact_steps)

@@ -33,6 +33,7 @@ _CODECS: dict[str, Callable[[], Codec]] = {
     "fp16": lambda: adamesh.Cast(torch.float16),
     "int8": adamesh.Int8,
     "int4": adamesh.Int4,
+    "int2": adamesh.Int2,
     "sign": adamesh.Sign,
 }
 
@@ -100,6 +101,7 @@ def _plan(settings: PlanSettings) -> adamesh.Plan:
         max_grad_norm=settings.max_grad_norm,
         overlap=settings.overlap,
         bucket_mb=settings.bucket_mb,
+        compile=settings.compile,
         timeout_s=settings.timeout_s,
     )
 

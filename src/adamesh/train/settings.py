@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 ScheduleKind = Literal["constant", "cosine", "linear", "step", "one-cycle"]
-CODEC_NAMES = ("exact", "bf16", "fp16", "int8", "int4", "sign", "topk-0.01", "lowrank-4")
+CODEC_NAMES = ("exact", "bf16", "fp16", "int8", "int4", "int2", "sign", "topk-0.01", "lowrank-4")
 """The last two stand for any density and any rank."""
 
 
@@ -190,8 +190,8 @@ class PlanSettings:
     """Groups of workers that hold whole copies of the optimizer state; it is cut inside each group. Not set: one group,
     or where sync lets islands step alone, a group for each worker."""
     up: str = "exact"
-    """Codec of the gradients on their way to their owners: exact, bf16, fp16, int8, int4, sign, topk-0.01 (any share),
-    lowrank-4 (any rank); with error feedback where the codec needs it."""
+    """Codec of the gradients on their way to their owners: exact, bf16, fp16, int8, int4, int2, sign, topk-0.01
+    (any share), lowrank-4 (any rank); with error feedback where the codec needs it."""
     down: str = "exact"
     """Codec of the parameters' changes on their way back."""
     across: str = "exact"
@@ -215,6 +215,8 @@ class PlanSettings:
     """Send gradients while backward still runs."""
     bucket_mb: float = 25.0
     """MiB of parameters that travel together."""
+    compile: bool | None = None
+    """Compile codecs, which takes seconds at the start and changes no result; not set: if the model is large enough."""
     timeout_s: float | None = None
     """How long to wait for another worker; not set: as long as torch.distributed does by default."""
 

@@ -77,7 +77,10 @@ def test_sections_fill_their_records(tmp_path):
         ("steps = 5\nepochs = 5", "steps = 5: set it or epochs = 5, not both"),
         ("seed = -1", "seed = -1: must be at least 0"),
         ("tolerance = 0", "tolerance = 0.0: must be a finite number above 0"),
-        ("[plan]\nup = 'int7'", "plan.up = 'int7': must be one of 'exact', 'bf16', 'fp16', 'int8', 'int4', 'sign'"),
+        (
+            "[plan]\nup = 'int7'",
+            "plan.up = 'int7': must be one of 'exact', 'bf16', 'fp16', 'int8', 'int4', 'int2', 'sign'",
+        ),
         ("[plan]\ndown = 'topk-2'", "plan.down = 'topk-2': must be one of 'exact'"),
         ("[plan]\nacross = 'lowrank-0'", "plan.across = 'lowrank-0': must be one of 'exact'"),
         ("[plan]\nsync = 'sometimes'", "plan.sync = 'sometimes': must be one of 'every-step', 'every-16'"),

@@ -11,6 +11,7 @@ NAMES = {
     "fp16": (adamesh.Cast(torch.float16),) * 2,
     "int8": (adamesh.Int8(),) * 2,
     "int4": (adamesh.Feedback(adamesh.Int4()), adamesh.Int4()),
+    "int2": (adamesh.Feedback(adamesh.Int2()), adamesh.Int2()),
     "sign": (adamesh.Feedback(adamesh.Sign()), adamesh.Sign()),
     "topk-0.05": (adamesh.Feedback(adamesh.TopK(density=0.05)), adamesh.TopK(density=0.05)),
 }
