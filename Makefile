@@ -17,8 +17,9 @@ help:  ## list the doors
 train: $(READY)  ## train on the embedded handwritten digits with two workers; no download
 	@$(BIN)/adamesh train $(ARGS)
 
+# Files by their names: xdist would keep those of few tests for the end, and they are the long ones.
 test: $(READY)  ## all tests, including real processes and doctests
-	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 soak: $(READY)  ## the tests that take minutes: a thousand steps under every codec, ...
 	@$(BIN)/pytest -n 2 -m soak $(ARGS)

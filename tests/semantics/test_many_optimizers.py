@@ -24,7 +24,7 @@ def train_many(number: int) -> tuple[int, int]:
 
 
 def test_an_optimizer_takes_its_connections_and_threads_with_it(pool: ProcessPool) -> None:
-    few, many = pool.run(2, train_many, 2), pool.run(2, train_many, 12)
+    few, many = pool.run(2, train_many, 2), pool.run(2, train_many, 9)
     for (fds, threads), (fds_later, threads_later) in zip(few, many, strict=True):
         assert fds_later <= fds + 5
         assert threads_later <= threads + 3

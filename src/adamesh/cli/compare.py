@@ -26,7 +26,8 @@ The same command with the same --out goes on where it stopped. All options of ad
 examples:
   adamesh compare --over plan.up=exact,int8,int4 --seeds 3
   adamesh compare digits --optim adam,nadam,sgd --over optim.lr=1e-3,1e-2
-  adamesh compare --over plan.sync=every-step --over nproc=1,2 --steps 200
+  adamesh compare --over plan.sync=every-step,every-16,diloco-64
+  adamesh compare --over nproc=1,2,4 --steps 200
   adamesh compare mlp --over batch_size=32,128 --budget-s 20 --out runs/batches
 """
 
