@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from adamesh.sync.every_h import EveryH
     from adamesh.sync.every_step import EveryStep
     from adamesh.sync.outer import Nesterov
+    from adamesh.sync.stale import Stale
     from adamesh.wire import Wire
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "Nesterov",
     "Plan",
     "Sign",
+    "Stale",
     "TopK",
     "Warmup",
     "Wire",
@@ -82,6 +84,7 @@ _HOMES = {
     "AdameshError": "errors",
     "DiLoCo": "sync.diloco",
     "Nesterov": "sync.outer",
+    "Stale": "sync.stale",
     "EveryH": "sync.every_h",
     "EveryStep": "sync.every_step",
     "GradScaler": "scaler",

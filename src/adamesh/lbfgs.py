@@ -126,6 +126,9 @@ class LBFGS(torch.optim.LBFGS):
             raise ConfigurationError("LBFGS takes one parameter group: give it all parameters when it is built")
         super().add_param_group(param_group)
 
+    def drain(self) -> None:
+        """Nothing is ever outstanding here."""
+
     @contextmanager
     def agreed(self) -> Iterator[None]:
         """As the other optimizers' ``agreed``: nothing to do, as workers never differ."""

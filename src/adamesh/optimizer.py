@@ -120,6 +120,11 @@ class MeshOptimizer(torch.optim.Optimizer):
         Returns:
             Whether the step was made; the same on every worker. ``adamesh.GradScaler`` calls this.
         """
+        if self._plan.sync.at(0).delay:
+            raise ConfigurationError(
+                f"sync={self._plan.sync} under a gradient scaler: gradients of an old scale would be judged by the new "
+                "one. Train in bfloat16, which needs no scaler, or use sync=EveryStep()"
+            )
         self._loss_scale = scale
         try:
             self.step()  # by its public name: schedulers and step hooks are wrapped around that
@@ -173,6 +178,16 @@ class MeshOptimizer(torch.optim.Optimizer):
         """
         self.engine.flush()
         settle(self.engine)
+
+    def drain(self) -> None:
+        """Make the updates that ``sync=Stale(s)`` has still to make, with the last gradients. Collective.
+
+        Call it when training has ended. Whoever does not drops those gradients; ``adamesh.save`` saves them.
+
+        Raises:
+            PeerLost, CommunicationTimeout, StateLost: as `step` does.
+        """
+        self.engine.drain(self.param_groups)
 
     @contextmanager
     def agreed(self) -> Iterator[None]:

@@ -69,6 +69,7 @@ class Plan:
                 "belong in configuration files"
             )
         self._check_across()
+        self._check_delay()
         self.full_wire.check()
         if self.mesh is not None:
             self.full_wire.check_mesh(*_shape(self.mesh))
@@ -96,6 +97,15 @@ class Plan:
         """The wire, with the schedule's own codec in it."""
         outer = self.sync.at(0).outer
         return self.wire if outer is None or outer.codec is None else replace(self.wire, across=outer.codec)
+
+    def _check_delay(self) -> None:
+        """What is on its way for several steps cannot be followed by what was dropped of it."""
+        if self.sync.at(0).delay and self.wire.keeps_residuals:
+            raise IncompatiblePlan(
+                f"sync={self.sync} with {self.wire}: what a codec drops of a gradient is sent with the next one, and "
+                "the next ones leave before it is known. Take codecs that need no feedback, Wire(up=Int8(), "
+                "across=Int8()), or sync=EveryStep()"
+            )
 
     def _check_across(self) -> None:
         """What travels between islands depends on the schedule: gradients, pseudo-gradients, parameters."""

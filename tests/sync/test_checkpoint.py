@@ -11,7 +11,6 @@ from adamesh.comm.threads import ThreadWorld
 from adamesh.errors import CheckpointError
 from tests.sync.world import SHAPES, Islander, alike, distance
 
-WORLDS = [(2, 1), (3, 1), (2, 2)]
 SCHEDULES = {
     "every-4": adamesh.EveryH(4, exp_avg=2),
     "diloco": adamesh.DiLoCo(4),
@@ -39,9 +38,10 @@ def everything(found):
     return found.values, copy.deepcopy(found.optimizer.state_dict())
 
 
-@pytest.mark.parametrize("shape", WORLDS)
 @pytest.mark.parametrize("sync", SCHEDULES.values(), ids=SCHEDULES)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((2, 1), torch.float64), ((3, 1), torch.bfloat16), ((2, 2), torch.bfloat16)]
+)
 def test_a_run_resumed_at_any_step_is_the_uninterrupted_one_to_the_bit(tmp_path, shape, sync, dtype):
     def save(mesh):
         found, model = islander(mesh, sync, dtype=dtype)
@@ -64,7 +64,7 @@ def test_a_run_resumed_at_any_step_is_the_uninterrupted_one_to_the_bit(tmp_path,
     expected = ThreadWorld(*shape).run(undisturbed)
     saving = ThreadWorld(*shape).run(save)
     assert all(alike(a, b) for a, b in zip(saving, expected, strict=True)), "saving has changed the run"
-    for stop in range(1, END, 2 if shape == (2, 1) else 3):
+    for stop in range(1, END, 2 if shape == (2, 1) else 4):
         resumed = ThreadWorld(*shape).run(resume, stop)
         assert all(alike(a, b) for a, b in zip(resumed, expected, strict=True)), stop
 

@@ -76,10 +76,10 @@ def run(argv: Sequence[str]) -> int:
         optim=options.optim,
         plan=options.plan,
     )
-    if options.plan.schedule.islands_step_alone:
+    if not options.plan.schedule.is_every_step:
         raise ConfigurationError(
-            f"plan.sync = {options.plan.sync!r}: islands that step alone take other steps than torch's optimizer on "
-            "the whole batch, so there is nothing to compare them with; leave it out, the rest of the plan can be "
+            f"plan.sync = {options.plan.sync!r}: this schedule takes other steps than torch's optimizer on the "
+            "whole batch, so there is nothing to compare them with; leave it out, the rest of the plan can be "
             "checked"
         )
     from adamesh.cli.following import begin, follow, speaks

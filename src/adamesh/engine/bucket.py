@@ -1,6 +1,7 @@
 """A bucket's memory: the flat buffers that a layout's integers describe, and the ways that gradients take from them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from adamesh.comm.channel import state_dtype
 from adamesh.engine.passage import Passage
 from adamesh.layout import Bucket, Layout, Slot
 
-__all__ = ["LiveBucket", "LiveSlot", "flat_real", "live_buckets", "state_dtype"]
+__all__ = ["Berth", "LiveBucket", "LiveSlot", "flat_real", "live_buckets", "state_dtype"]
 
 
 def flat_real(tensor: Tensor) -> Tensor:
@@ -97,6 +98,18 @@ class LiveSlot:
         return self.param._version != self.param_version or self.moved
 
 
+@dataclass
+class Berth:
+    """The ways of one window's gradient, and where it stays while it is on them."""
+
+    within: Passage | None = None
+    """The way to the owners inside the island; None where nobody else is there."""
+    across: Passage | None = None
+    """The way between islands; None where there are no others."""
+    held_N: Tensor | None = None
+    """The gradient, where the next backward must not wait until it has arrived."""
+
+
 class LiveBucket:
     """The buffers of one bucket, and its passages.
 
@@ -116,10 +129,10 @@ class LiveBucket:
         self.pending = 0
         self.left = False
         self.rewritten = False
-        self.within: Passage | None = None
-        """The way to the owners inside the island; None where nobody else is there."""
-        self.across: Passage | None = None
-        """The way between islands; None where there are no others."""
+        self.berths = [Berth()]
+        """As many as there are windows whose gradients may be on their way at once."""
+        self.turn = 0
+        """Whose turn it is."""
         self.reduced_S: Tensor | None = None
 
     @property
@@ -140,11 +153,35 @@ class LiveBucket:
         return state_dtype(self.dtype)
 
     @property
-    def send_N(self) -> Tensor:
-        """What travels UP first."""
+    def gradient_N(self) -> Tensor:
+        """The sum of this window's gradients."""
         buffer_N = self.wide_N if self.wide else self.grad_N
         assert buffer_N is not None, "a dormant bucket does not travel"
         return buffer_N
+
+    @property
+    def send_N(self) -> Tensor:
+        """What travels UP first."""
+        held_N = self.berths[self.turn].held_N
+        return self.gradient_N if held_N is None else held_N
+
+    @property
+    def within(self) -> Passage | None:
+        """The way to the owners inside the island."""
+        return self.berths[self.turn].within
+
+    @property
+    def across(self) -> Passage | None:
+        """The way between islands."""
+        return self.berths[self.turn].across
+
+    def hold(self, comm: Communicator) -> None:
+        """Where several windows are on their way at once: put this one's gradient where no backward writes."""
+        if len(self.berths) > 1:
+            berth, gradient_N = self.berths[self.turn], self.gradient_N
+            if berth.held_N is None or berth.held_N.dtype != gradient_N.dtype:
+                berth.held_N = comm.allocate(gradient_N.numel(), gradient_N.dtype, gradient_N.device)
+            berth.held_N.copy_(gradient_N)
 
     @property
     def in_flight(self) -> list[Work]:
@@ -180,9 +217,10 @@ class LiveBucket:
     @property
     def buffer_bytes(self) -> int:
         """Everything allocated for this bucket but its optimizer state."""
-        buffers = [self.param_N, self.grad_N, self.wide_N]
+        buffers = [self.param_N, self.grad_N, self.wide_N, *(berth.held_N for berth in self.berths)]
         own = sum(b.numel() * b.element_size() for b in buffers if b is not None)
-        return own + sum(passage.buffer_bytes for passage in self.passages)
+        ways = [way for berth in self.berths for way in (berth.within, berth.across) if way is not None]
+        return own + sum(way.buffer_bytes for way in ways)
 
     @property
     def residual_bytes(self) -> int:

@@ -196,6 +196,12 @@ class Engine:
             )
             raise self.transaction.broken from error
 
+    def drain(self, hypers: Sequence[Hyper]) -> None:
+        """Make the updates that are outstanding. Collective."""
+        if self.transaction.outstanding.parcels:
+            self.quiesce()
+            self.transaction.drain(hypers, self.plan.max_grad_norm)
+
     def quiesce(self) -> None:
         """Before a collective outside ``step``: if any rank has launched buckets, all launch the rest. Collective."""
         dirty = self.mesh.world.exchange(bytes([self.reducer.dirty]), "quiesce")

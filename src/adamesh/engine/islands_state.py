@@ -23,6 +23,7 @@ from adamesh.errors import CheckpointError
 from adamesh.rules.base import Moment
 
 __all__ = [
+    "OUTSTANDING",
     "OWN_VALUE",
     "SHARED",
     "fetch_islands",
@@ -39,6 +40,8 @@ __all__ = [
 OWN_VALUE = "value"
 """An island's own parameters, where the model's file has the mean."""
 _ANCHOR, _BUFFER, _PENDING = "anchor", "outer_momentum", "pending"
+OUTSTANDING = "outstanding."
+"""With a number: mean gradients whose update is still to be made, the oldest first."""
 SHARED = (_ANCHOR, _BUFFER, _PENDING)
 """The outer optimizer's, the same on all islands; the last is the mean of fragments that are on their way."""
 
@@ -55,6 +58,9 @@ def settle(engine: Engine) -> None:
     """
     agreement = engine.transaction.agreement
     outer = agreement.outer
+    if engine.transaction.outstanding.parcels:
+        engine.quiesce()
+        engine.transaction.outstanding.settle()
     if not agreement.state_apart and not (outer is not None and outer.left):
         return
     if outer is not None and outer.left:
@@ -76,6 +82,15 @@ def sync_record(engine: Engine) -> dict[str, Any]:
         CheckpointError: a fragment is on its way.
     """
     agreement = engine.transaction.agreement
+    parcels = engine.transaction.outstanding.parcels
+    if any(parcel.landing is not None for parcel in parcels):
+        raise CheckpointError(
+            "gradients are on their way, as they are with Stale: call optimizer.flush() on every worker before taking "
+            "their state (adamesh.save does)"
+        )
+    if parcels:
+        names = {slot.place.param: slot.name for slot in engine.slots}
+        return {"outstanding": [{"step": p.step, "used": sorted(names[param] for param in p.used)} for p in parcels]}
     if engine.plan.sync.at(0).gradients:
         return {}
     outer = agreement.outer
@@ -114,10 +129,11 @@ def own_runs_to_save(engine: Engine, runs: Sequence[HeldRun]) -> list[HeldRun]:
 
 def shared_tensors(engine: Engine, bucket: int, piece: OwnedPiece) -> dict[str, Tensor]:
     """The outer optimizer's part of a piece."""
-    outer = engine.transaction.agreement.outer
+    outer, run = engine.transaction.agreement.outer, _run(piece)
     if outer is None:
-        return {}
-    anchor, run = outer.anchors[bucket], _run(piece)
+        slices = [parcel.reduced.get(bucket) for parcel in engine.transaction.outstanding.parcels]
+        return {f"{OUTSTANDING}{i}": reduced_S[run] for i, reduced_S in enumerate(slices) if reduced_S is not None}
+    anchor = outer.anchors[bucket]
     tensors = {_ANCHOR: anchor.value_S[run]}
     if anchor.buffer_S is not None:
         tensors[_BUFFER] = anchor.buffer_S[run]
@@ -142,6 +158,10 @@ def renamed(record: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, An
         changed["known"] = {order: keyed(counts) for order, counts in record["known"].items()}
     if "heads" in record:
         changed["heads"] = [{key: keyed(value) for key, value in head.items()} for head in record["heads"]]
+    if "outstanding" in record:
+        changed["outstanding"] = [
+            {**parcel, "used": [names[name] for name in parcel["used"]]} for parcel in record["outstanding"]
+        ]
     return changed
 
 
@@ -236,12 +256,10 @@ def fetch_islands(engine: Engine, source: StateSource, read: Read) -> Iterator[H
             numel = slot.value.numel()
             if OWN_VALUE in source.keys(slot.name):
                 yield HeldRun(slot.name, 0, numel, {OWN_VALUE: read(source, slot.name, OWN_VALUE, 0, numel)})
-        if engine.transaction.agreement.outer is None:
-            continue
         names = {slot.place.param: slot.name for slot in bucket.slots}
         for piece in engine.layout.pieces(bucket.place.index, engine.mesh.shard.rank):
             name = names[piece.param]
-            keys = [key for key in SHARED if key in source.keys(name)]
+            keys = [key for key in source.keys(name) if key in SHARED or key.startswith(OUTSTANDING)]
             tensors = {key: read(source, name, key, piece.start, piece.stop) for key in keys}
             if tensors:
                 yield HeldRun(name, piece.start, piece.stop, tensors)
@@ -266,6 +284,7 @@ def take_shared(engine: Engine, held: PieceSource) -> None:
     unknown = not sync and not engine.plan.sync.at(0).gradients and engine.mesh.replicate.size > 1
     agreement.params_apart, agreement.state_apart = sync["apart"] if alone else (unknown, unknown)
     agreement.averaging.known = {int(o): dict(counts) for o, counts in sync["known"].items()} if alone else {}
+    _take_outstanding(engine, held)
     outer = agreement.outer
     if outer is None:
         return
@@ -288,6 +307,22 @@ def take_shared(engine: Engine, held: PieceSource) -> None:
                 for stretch in lane.stretches:
                     stretch.among(lane.mean).copy_(stretch.of(pending_S))
     outer.left = left
+
+
+def _take_outstanding(engine: Engine, held: PieceSource) -> None:
+    outstanding, parcels = engine.transaction.outstanding, held.sync.get("outstanding", [])
+    numbers = {slot.name: slot.place.param for slot in engine.slots}
+    found = []
+    for index, parcel in enumerate(parcels if len(parcels) <= outstanding.delay else []):
+        slices, key = {}, f"{OUTSTANDING}{index}"
+        for number, shard in engine.transaction.shards.items():
+            slices[number] = torch.zeros_like(shard.master_S)
+            for piece in shard.pieces:
+                if key in held.keys(piece.slot.name):
+                    place = piece.place
+                    slices[number][_run(piece)].copy_(held.read(piece.slot.name, key, place.start, place.stop))
+        found.append((parcel["step"], {numbers[name] for name in parcel["used"]}, slices))
+    outstanding.restore(found)
 
 
 def _run(piece: OwnedPiece) -> slice:

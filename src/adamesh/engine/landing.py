@@ -34,52 +34,79 @@ class Landing:
         self._step = step
         self._crosses = wiring.goes_across and islands_agree
         self._islands_agree = islands_agree
+        self._buckets: Sequence[LiveBucket] = ()
+        self._inside: list[LiveBucket] = []
+        self._outside: list[LiveBucket] = []
+        self._reduced: list[tuple[LiveBucket, Tensor]] = []
+        self._scale = 1.0
+        self._scales: dict[int, tuple[float, float]] = {}
+        self._squares: float | Tensor = 0.0
         self._unused: dict[int, list[Run]] = {}
 
-    def land(self, buckets: Sequence[LiveBucket], weight: float, loss_scale: float, used: set[int]) -> float | Tensor:
-        """Lead buckets to their ends, in order; leaves ``weight / loss_scale * sum`` in each ``reduced_S``.
-
-        Returns the sum of squares of this rank's part of it.
-        """
-        scales = {bucket.place.index: self._scales(bucket, weight, loss_scale) for bucket in buckets}
+    def begin(self, buckets: Sequence[LiveBucket], weight: float, loss_scale: float, used: set[int]) -> None:
+        """These buckets have left; ``weight / loss_scale * sum`` is wanted of them, of what ``used`` says."""
+        self._buckets = buckets
+        self._scale = weight / loss_scale
+        self._scales = {bucket.place.index: self._scales_of(bucket, weight, loss_scale) for bucket in buckets}
         self._unused = {
             bucket.place.index: [(s.place.start, s.place.stop) for s in bucket.slots if s.place.param not in used]
             for bucket in buckets
         }
-        squares: float | Tensor = 0.0
-        under_way = buckets if self._wiring.goes_within else []
-        while under_way:
+        self._inside = list(buckets) if self._wiring.goes_within else []
+        self._outside = list(buckets) if self._crosses and not self._wiring.goes_within else []
+
+    def finish(self) -> float | Tensor:
+        """Lead buckets to their ends, in order; leaves what is wanted in each ``reduced_S``.
+
+        Returns the sum of squares of this rank's part of it.
+
+        Raises:
+            Exception: what went wrong here, once the others have all that they wait for.
+        """
+        while self.advance():
+            pass
+        for bucket, total_S in self._reduced:
+            bucket.reduced_S = total_S
+        if not (self._wiring.goes_within or self._crosses):
+            for bucket in self._buckets:
+                bucket.reduced_S, part = _alone(bucket.send_N, self._scale)
+                self._squares = self._squares + part
+        if self.failure is not None:
+            raise self.failure
+        return self._squares
+
+    def advance(self) -> bool:
+        """Lead all buckets through one leg; returns whether there was one."""
+        if self._inside:
             going_on = []
-            for bucket in under_way:
+            for bucket in self._inside:
                 assert bucket.within is not None
-                if self._proceed(bucket, bucket.within, scales[bucket.place.index][0]):
+                if self._proceed(bucket, bucket.within, self._scales[bucket.place.index][0]):
                     going_on.append(bucket)
                 elif self._crosses:
                     assert bucket.across is not None
                     departure = Departure(self._step, 1.0, self._unused[bucket.place.index])
                     self._meter.bytes_up += bucket.across.launch(bucket.within.total, departure)
+                    self._outside.append(bucket)
                 else:
-                    bucket.reduced_S = bucket.within.total
-                    squares = squares + bucket.within.squares
-            under_way = going_on
-
-        under_way = buckets if self._crosses else []
-        while under_way:
+                    self._take(bucket, bucket.within)
+            self._inside = going_on
+            return True
+        if self._outside:
             going_on = []
-            for bucket in under_way:
+            for bucket in self._outside:
                 assert bucket.across is not None
-                if self._proceed(bucket, bucket.across, scales[bucket.place.index][1]):
+                if self._proceed(bucket, bucket.across, self._scales[bucket.place.index][1]):
                     going_on.append(bucket)
                 else:
-                    bucket.reduced_S = bucket.across.total
-                    squares = squares + bucket.across.squares
-            under_way = going_on
+                    self._take(bucket, bucket.across)
+            self._outside = going_on
+            return True
+        return False
 
-        if not (self._wiring.goes_within or self._crosses):
-            for bucket in buckets:
-                bucket.reduced_S, part = _alone(bucket.send_N, weight / loss_scale)
-                squares = squares + part
-        return squares
+    def _take(self, bucket: LiveBucket, passage: Passage) -> None:
+        self._reduced.append((bucket, passage.total))
+        self._squares = self._squares + passage.squares
 
     def _proceed(self, bucket: LiveBucket, passage: Passage, scale: float) -> bool:
         """Wait for a leg and start the next one; returns whether there is one."""
@@ -93,7 +120,7 @@ class Landing:
         self._meter.bytes_up += num_bytes or 0
         return num_bytes is not None
 
-    def _scales(self, bucket: LiveBucket, weight: float, loss_scale: float) -> tuple[float, float]:
+    def _scales_of(self, bucket: LiveBucket, weight: float, loss_scale: float) -> tuple[float, float]:
         """What to multiply a bucket's sums by, inside the island and across: all in all ``weight / loss_scale``.
 
         Residuals are in units of a mean gradient, whatever the numbers of workers, so what is coded between islands is

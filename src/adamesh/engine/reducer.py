@@ -9,7 +9,7 @@ finds the union over all ranks, and those buckets are sent again.
 import torch
 from torch import Tensor
 
-from adamesh.engine.bucket import LiveBucket, LiveSlot, flat_real
+from adamesh.engine.bucket import Berth, LiveBucket, LiveSlot, flat_real
 from adamesh.engine.landing import Landing
 from adamesh.engine.meter import Meter
 from adamesh.engine.passage import Departure
@@ -29,6 +29,8 @@ class Reducer:
         """Whether the schedule averages gradients across islands in the step that this window leads to."""
         self.step_number = 0
         """The step that this window leads to."""
+        self.delay = 0
+        """For how many more steps gradients may be on their way."""
         self.failure: str | None = None
         """Found inside backward; told to all ranks by the next header, and raised by all."""
         self.backward_task: int | None = None
@@ -160,12 +162,21 @@ class Reducer:
             weight: of each rank's gradient.
             used: numbers of the parameters that some rank used.
         """
+        return self.landing(weight, used).finish()
+
+    def landing(self, weight: float, used: set[int]) -> Landing:
+        """The landing of what has left in this window."""
         travelling = [bucket for bucket in self.buckets if bucket.left]
         landing = Landing(self._wiring, self._meter, self.step_number, self.islands_agree)
-        squares = landing.land(travelling, weight, self._loss_scale, used)
-        if landing.failure is not None:
-            raise landing.failure
-        return squares
+        landing.begin(travelling, weight, self._loss_scale, used)
+        return landing
+
+    def leave_behind(self) -> None:
+        """This window's gradients are on their way, and stay so while the next ones are computed."""
+        for bucket in self.buckets:
+            bucket.left = bucket.rewritten = False
+            bucket.reduced_S = None
+        self._begin_anew()
 
     def commit(self) -> None:
         """What was summed has been applied."""
@@ -189,6 +200,9 @@ class Reducer:
             bucket.reduced_S = None
             for passage in bucket.passages:
                 passage.work = None
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
         self._loss_scale = 1.0
         self._next = 0
         self._open = False
@@ -199,7 +213,14 @@ class Reducer:
     def wake(self, bucket: LiveBucket) -> None:
         """Let a new or dormant bucket travel from now on."""
         bucket.wake(self._wiring.first_comm)
-        bucket.within, bucket.across = self._wiring.within(bucket), self._wiring.across(bucket)
+        count = 1 + self.delay
+        bucket.berths = [Berth(self._wiring.within(bucket), self._wiring.across(bucket)) for _ in range(count)]
+        bucket.turn = self.step_number % count
+
+    def turn_to(self, step: int) -> None:
+        """From now on buckets are those of a step's window: this one's, or one whose gradients are on their way."""
+        for bucket in self.buckets:
+            bucket.turn = step % len(bucket.berths)
 
     def _open_window(self) -> None:
         """Count, per bucket, the gradients that must arrive before it may leave; frozen slots need not."""
@@ -230,6 +251,7 @@ class Reducer:
                 assert slot.grad_flat is not None and slot.wide_flat is not None
                 slot.wide_flat.copy_(slot.grad_flat)
         bucket.left, bucket.rewritten = True, False
+        bucket.hold(self._wiring.first_comm)
         passage = bucket.first_passage(self.islands_agree)
         if passage is not None:
             idle = [(slot.place.start, slot.place.stop) for slot in bucket.slots if slot.seen is None]

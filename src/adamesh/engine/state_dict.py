@@ -1,6 +1,6 @@
 """Optimizer state out of an engine and back: by parameter name and element range, whatever the world size."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from adamesh.comm.base import Communicator, chunk
 from adamesh.engine.bucket import flat_real, state_dtype
 from adamesh.engine.engine import Engine
 from adamesh.engine.islands_state import (
+    OUTSTANDING,
     OWN_VALUE,
     SHARED,
     fetch_islands,
@@ -86,7 +87,7 @@ def fetch(engine: Engine, source: StateSource) -> PieceSource:
         slots = {slot.place.param: slot for slot in bucket.slots}
         for slot in slots.values():
             if counts[slot.name]:
-                _check_keys(slot.name, set(source.keys(slot.name)) - _BESIDE, set(keys))
+                _check_keys(slot.name, _rules_own(source.keys(slot.name)), set(keys))
         for piece in engine.layout.pieces(bucket.place.index, engine.mesh.shard.rank):
             name = slots[piece.param].name
             wanted = keys if counts[name] else ()
@@ -279,6 +280,10 @@ def scatter_full(
     widths = {name: table.place.width for name, table in tables.items()}
     runs = [HeldRun(name, *owned[name], kept[name], widths.get(name, 1)) for name in slots]
     return PieceSource(runs, counts, numbers)
+
+
+def _rules_own(keys: Iterable[str]) -> set[str]:
+    return {key for key in keys if key not in _BESIDE and not key.startswith(OUTSTANDING)}
 
 
 def _refuse_torn(engine: Engine) -> None:

@@ -14,7 +14,8 @@ is cut short leaves a *torn* optimizer, which says so and refuses to go on until
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,7 @@ from adamesh.engine.bucket import LiveBucket, LiveSlot
 from adamesh.engine.gather import Gather
 from adamesh.engine.header import Flags, Header, Vote
 from adamesh.engine.meter import Meter, StepStats
+from adamesh.engine.outstanding import Outstanding
 from adamesh.engine.owner import Shard
 from adamesh.engine.reducer import Reducer
 from adamesh.engine.rows import RowStep
@@ -90,6 +92,7 @@ class Transaction:
         self._wiring = wiring
         self._gather = Gather(wiring, meter)
         self.agreement = Agreement(wiring, reducer.buckets, self.shards, rule, schedule.at(0).outer, meter)
+        self.outstanding = Outstanding(reducer, wiring, schedule.at(0).delay)
         self.go_on_from(0)
 
     def run(
@@ -113,18 +116,43 @@ class Transaction:
             StateLost: the commit was cut short, now or earlier.
         """
         self.refuse_if_broken()
-        try:
+        waiting = self.outstanding
+        with self._or_broken():
             self.reducer.begin(loss_scale)
             used = self._agree(hypers, loss_scale, wake)
-            squares = self._drain(used, loss_scale)
-        except CommunicationError as error:
-            self.broken = type(error)(
-                f"step {self.step_number} was aborted because workers were lost, and these workers cannot go on: "
-                "parameters and state are those before that step. Restart with the workers that are left, and load "
-                f"the last checkpoint. The cause: {error}"
-            )
-            raise self.broken from error
-        norm = math.sqrt(squares)
+            if not waiting.delay:
+                outcome = self._update(used, hypers, max_grad_norm, loss_scale)
+                self.reducer.close_window()
+            else:
+                waiting.advance()
+                is_due = len(waiting.parcels) >= waiting.delay
+                outcome = self._update_oldest(hypers, max_grad_norm) if is_due else Outcome(True, 0.0)
+                waiting.leave(used, self._weight)
+        self.rows.close()
+        self.go_on_from(self.step_number + 1)
+        self._agree_islands(hypers, wake)
+        return outcome
+
+    def drain(self, hypers: Sequence[Hyper], max_grad_norm: float | None) -> None:
+        """Make the updates that are outstanding. Collective; raises what `run` does."""
+        self.refuse_if_broken()
+        with self._or_broken():
+            while self.outstanding.parcels:
+                self._update_oldest(hypers, max_grad_norm)
+
+    def _update_oldest(self, hypers: Sequence[Hyper], max_grad_norm: float | None) -> Outcome:
+        """Make the update with the oldest gradients that are outstanding."""
+        try:
+            return self._update(self.outstanding.parcels[0].used, hypers, max_grad_norm, None)
+        finally:
+            for bucket in self.reducer.buckets:
+                bucket.reduced_S = None
+
+    def _update(
+        self, used: set[int], hypers: Sequence[Hyper], max_grad_norm: float | None, loss_scale: float | None
+    ) -> Outcome:
+        """Sum, vote, and commit if all goes well."""
+        norm = math.sqrt(self._drain(used, loss_scale))
         # Without a scaler and codecs, torch's semantics: what is not finite goes where it goes. Of a residual it would
         # never leave.
         committed = (loss_scale is None and self._wiring.wire.is_exact) or math.isfinite(norm)
@@ -134,18 +162,33 @@ class Transaction:
                 # torch.nn.utils.clip_grad_norm_'s formula; in this order min() passes a NaN on, as torch's clamp does.
                 coefficient = min(max_grad_norm / (norm + 1e-6), 1.0)
             self._commit(hypers, used, coefficient)
-        self.reducer.close_window()
-        self.rows.close()
-        self.go_on_from(self.step_number + 1)
-        self._agree_islands(hypers, wake)
         return Outcome(committed, norm)
+
+    @contextmanager
+    def _or_broken(self) -> Iterator[None]:
+        """Workers that are lost before the commit stop this one, with everything as it was."""
+        try:
+            yield
+        except CommunicationError as error:
+            self.broken = type(error)(
+                f"step {self.step_number} was aborted because workers were lost, and these workers cannot go on: "
+                "parameters and state are those before that step. Restart with the workers that are left, and load "
+                f"the last checkpoint. The cause: {error}"
+            )
+            raise self.broken from error
 
     def go_on_from(self, step_number: int) -> None:
         """The state is whole and that of ``step_number`` steps: a step has ended, or a checkpoint was loaded."""
         self.step_number = step_number
         self.reducer.step_number = step_number
         self.reducer.islands_agree = self._schedule.at(step_number).gradients
+        self.reducer.turn_to(step_number)
         self.broken = None
+
+    @property
+    def _weight(self) -> float:
+        """Of each worker's gradient in the mean."""
+        return self._membership.weight if self.reducer.islands_agree else 1.0 / self._mesh.shard.size
 
     @property
     def _peers(self) -> Communicator:
@@ -182,6 +225,7 @@ class Transaction:
             + self._wiring.scratch.num_bytes
             + self.rows.param_bytes,
             buckets_resent=meter.buckets_resent,
+            staleness=self.outstanding.delay,
             divergence=meter.divergence,
             bytes_per_step=meter.bytes_per_step,
         )
@@ -332,10 +376,12 @@ class Transaction:
         """Sum all buckets and vote; returns the squared norm of the mean gradient."""
         failure: Exception | None = None
         squares = 0.0
-        weight = self._membership.weight if self.reducer.islands_agree else 1.0 / self._mesh.shard.size
         try:
-            self.rows.collect(used, weight / (loss_scale or 1.0))
-            squares = self._meter.read(self.reducer.drain(weight, used)) + self.rows.squares()
+            self.rows.collect(used, self._weight / (loss_scale or 1.0))
+            if self.outstanding.delay:
+                squares = self._meter.read(self.outstanding.take_oldest()[1])
+            else:
+                squares = self._meter.read(self.reducer.drain(self._weight, used)) + self.rows.squares()
         except CommunicationError:
             raise
         except Exception as error:  # told to the others by the vote, then raised
@@ -345,7 +391,10 @@ class Transaction:
         failed = [self._worker(rank) for rank, vote in enumerate(votes) if vote.failed]
         if not failed:
             return sum(vote.squares for vote in votes)
-        self.reducer.close_window()
+        if self.outstanding.delay:
+            self.reducer.settle()
+        else:
+            self.reducer.close_window()
         if failure is not None:
             raise failure
         raise StepOutOfSync(
@@ -363,7 +412,8 @@ class Transaction:
                     shard = self.shards[bucket.place.index]
                     shard.update(self._rule, hypers[bucket.place.group], used, coefficient)
                     gathers.append((bucket, self._gather.launch(shard, used, self.step_number)))
-            self.reducer.commit()  # while the slices are on their way
+            if not self.outstanding.delay:
+                self.reducer.commit()  # while the slices are on their way
             self.rows.commit(hypers, coefficient)
             for bucket, work in gathers:
                 self._gather.land(bucket, work, used, self.step_number)

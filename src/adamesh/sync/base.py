@@ -35,6 +35,9 @@ class SyncPlan:
     """Owners average their reduced gradients across islands before the update. If not, the step is an island's own.
     The same in every step of a schedule."""
 
+    delay: int = 0
+    """Steps between a gradient and the update with it; the same in every step of a schedule."""
+
     averages: tuple[int, ...] = ()
     """What islands average after the update: parameters (0), first moments (1), second moments (2)."""
 

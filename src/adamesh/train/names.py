@@ -53,6 +53,8 @@ def build_schedule(settings: PlanSettings) -> Schedule:
         return adamesh.EveryH(name.h)
     if name.kind == "des-loc":
         return adamesh.EveryH(name.h, exp_avg=3, exp_avg_sq=6)
+    if name.kind == "stale":
+        return adamesh.Stale(name.delay)
     given = {"lr": settings.outer_lr, "momentum": settings.outer_momentum}
     outer = adamesh.Nesterov(**{key: value for key, value in given.items() if value is not None})
     return adamesh.DiLoCo(name.h, outer, name.fragments, name.delay, settings.blend)

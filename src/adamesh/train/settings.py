@@ -188,7 +188,7 @@ class PlanSettings:
 
     islands: int | None = None
     """Groups of workers that hold whole copies of the optimizer state; it is cut inside each group. Not set: one group,
-    or where sync lets islands step alone, a group for each worker."""
+    or if sync is not every-step, one for each worker."""
     up: str = "exact"
     """Codec of the gradients on their way to their owners: exact, bf16, fp16, int8, int4, int2, sign, topk-0.01
     (any share), lowrank-4 (any rank); with error feedback where the codec needs it."""
@@ -201,7 +201,8 @@ class PlanSettings:
     sync: str = "every-step"
     """When islands agree: every-step; every-16: they step alone and average after every 16th step; des-loc-32: the
     same, and moments 3 and 6 times as rarely; diloco-64: an outer rule moves an anchor by what islands have learnt in
-    64 steps, with -streaming-4 in 4 fragments, with -delay-2 while 2 more steps are made."""
+    64 steps, with -streaming-4 in 4 fragments, with -delay-2 while 2 more steps are made; stale-1: every step, with the
+    gradients of the step before."""
     outer_lr: float | None = None
     """diloco: share of what islands have learnt that the anchor moves by; not set: 0.7."""
     outer_momentum: float | None = None
@@ -250,7 +251,7 @@ class PlanSettings:
         """How many there are of so many workers."""
         if self.islands is not None:
             return self.islands
-        return world_size if self.schedule.islands_step_alone else 1
+        return 1 if self.schedule.is_every_step else world_size
 
     def described(self, world_size: int) -> str:
         """One line for the run's header."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 __all__ = ["SYNC_EXAMPLES", "SyncName", "parse_sync"]
 
-SYNC_EXAMPLES = ("every-step", "every-16", "des-loc-32", "diloco-64", "diloco-64-streaming-4-delay-2")
+SYNC_EXAMPLES = ("every-step", "every-16", "des-loc-32", "diloco-64", "diloco-64-streaming-4-delay-2", "stale-1")
 """The numbers stand for any."""
 
 _NUMBER = r"[1-9]\d{0,8}"
@@ -15,9 +15,10 @@ _PATTERNS = {
     "every": rf"every-(?P<h>{_NUMBER})",
     "des-loc": rf"des-loc-(?P<h>{_NUMBER})",
     "diloco": rf"diloco-(?P<h>{_NUMBER})(-streaming-(?P<fragments>{_NUMBER}))?(-delay-(?P<delay>{_NUMBER}))?",
+    "stale": r"stale-(?P<delay>\d{1,3})",
 }
 
-Kind = Literal["every-step", "every", "des-loc", "diloco"]
+Kind = Literal["every-step", "every", "des-loc", "diloco", "stale"]
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,9 @@ class SyncName:
     delay: int = 0
 
     @property
-    def islands_step_alone(self) -> bool:
-        """Whether islands make steps without each other."""
-        return self.kind == "diloco" or (self.kind in ("every", "des-loc") and self.h > 1)
+    def is_every_step(self) -> bool:
+        """Whether each step is the exact one."""
+        return self.kind != "diloco" and self.h == 1 and self.delay == 0
 
 
 def parse_sync(name: str) -> SyncName | None:

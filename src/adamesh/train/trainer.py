@@ -101,6 +101,8 @@ class Trainer:
         self.model.train()
         while reason is None:
             reason = self._step(interruption, total_steps)
+            if reason in ("finished", "tolerance", "time"):
+                self.optimizer.drain()
             if reason in ("finished", "tolerance", "time") or self.totals.steps % evaluate_every == 0:
                 improved = self._evaluate()
                 self.totals.seconds = time.perf_counter() - began_s

@@ -39,6 +39,7 @@ def test_exact_steps_are_a_warm_up_of_everything_that_is_coded():
         ({}, adamesh.EveryStep()),
         ({"sync": "every-16"}, adamesh.EveryH(16)),
         ({"sync": "des-loc-32"}, adamesh.EveryH(32, exp_avg=3, exp_avg_sq=6)),
+        ({"sync": "stale-2"}, adamesh.Stale(2)),
         ({"sync": "diloco-64"}, adamesh.DiLoCo(64)),
         ({"sync": "diloco-64-streaming-4"}, adamesh.DiLoCo(64, fragments=4)),
         ({"sync": "diloco-9-delay-2", "blend": 0.25}, adamesh.DiLoCo(9, delay=2, blend=0.25)),
@@ -59,6 +60,8 @@ def test_a_schedules_name_says_all_there_is_to_say(settings, schedule):
         ({"sync": "every-1"}, "every-1, 1 island of 4 workers (plan.islands is not set)"),
         ({"sync": "diloco-8"}, "diloco-8, 4 islands of 1 worker (plan.islands is not set)"),
         ({"sync": "diloco-8", "islands": 2}, "diloco-8, 2 islands of 2 workers"),
+        ({"sync": "stale-0"}, "stale-0, 1 island of 4 workers (plan.islands is not set)"),
+        ({"sync": "stale-1"}, "stale-1, 4 islands of 1 worker (plan.islands is not set)"),
         ({"sync": "every-8", "islands": 1}, "every-8, 1 island of 4 workers"),
     ],
 )
