@@ -21,7 +21,7 @@ needs_root = pytest.mark.skipif(
 )
 
 
-CONTENDERS = ["ddp", "ddp-bf16", "ddp-powersgd", "adamesh:int4"]
+CONTENDERS = ["ddp", "ddp-bf16", "ddp-powersgd", "adamesh:int4", "adamesh:diloco-4/int4"]
 
 
 def namespaces(pid):
@@ -72,6 +72,8 @@ def test_a_race_over_a_link_leaves_a_table_and_counts_what_left_the_host(run, tm
     assert "adamesh:int4" in out
     found = json.loads((tmp_path / "race" / "link.json").read_text())["contenders"]
     assert found["adamesh:int4"]["bytes_per_step"] < 0.5 * found["ddp"]["bytes_per_step"]
+    assert found["adamesh:diloco-4/int4"]["bytes_per_step"] < 0.5 * found["adamesh:int4"]["bytes_per_step"]
+    assert found["adamesh:diloco-4/int4"]["waited_s"] > 0
     assert found["ddp"]["loss_equal_steps"] < found["ddp"]["curve"]["eval_losses"][0]
     assert str(tmp_path) not in (tmp_path / "race" / "link.json").read_text()
 
@@ -95,6 +97,7 @@ def test_standings_are_read_at_equal_steps_equal_time_and_equal_loss():
     course = Course(("slow", "fast"), 4, 1, 8, 2, tiny=True, most_steps=6)
     found = standings(course, [{"slow": slow, "fast": fast}] * 2)
     assert (found["slow"].step_s, found["fast"].step_s) == (1.0, 0.5)
+    assert (found["slow"].samples_per_s, found["fast"].samples_per_s) == (2.0, 4.0)
     assert (found["slow"].bytes_per_step, found["fast"].bytes_per_step) == (100, 10)
     assert (found["fast"].loss_equal_steps, found["fast"].loss_equal_time) == (5.5, 4.0)
     assert (found["slow"].to_first_loss_s, found["fast"].to_first_loss_s) == (4.0, 3.0)

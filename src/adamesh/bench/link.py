@@ -32,7 +32,8 @@ __all__ = ["LinkResult", "Standing", "bench_link"]
 _VOCABULARY, _TINY_VOCABULARY = 8192, 256
 _LEAST_TOKENS = 10_000
 _LEGEND = """\
-step: median seconds of a training step; sent: bytes that left a host per step, protocol headers included
+step: seconds of a training step, the median; samples/s: of all hosts, over all steps
+waited: seconds a step for the link, where a contender says; sent: bytes that left a host per step, with headers
 loss: on held-out text, after the same number of steps, and after the time that the first needed for them
 to its loss: when a contender had the loss that the first ended with, and how many times sooner
 """
@@ -43,6 +44,11 @@ class Standing:
     """How one contender did, against the first."""
 
     step_s: float
+    """The median; where hosts agree in some steps only, that of the others."""
+    samples_per_s: float
+    """Of all hosts, over all steps."""
+    waited_s: float | None
+    """For the link, a step; None: it does not say."""
     bytes_per_step: float
     """That left one host, the mean over hosts."""
     loss_equal_steps: float
@@ -122,6 +128,8 @@ def standings(course: Course, answers: Sequence[Mapping[str, Curve]]) -> dict[st
         durations = [late - early for early, late in pairwise(times)]
         found[name] = Standing(
             step_s=statistics.median(durations),
+            samples_per_s=len(answers) * course.batch_size * len(durations) / curve.elapsed_s,
+            waited_s=None if curve.waited_s is None else curve.waited_s / len(durations),
             bytes_per_step=statistics.mean(answer[name].bytes_sent for answer in answers) / len(durations),
             loss_equal_steps=curve.eval_losses[curve.eval_steps.index(course.steps)],
             loss_equal_time=[loss for at_s, loss in evaluations if at_s <= limit_s][-1],
@@ -152,7 +160,18 @@ def _course(options: LinkOptions, vocabulary: int) -> Course:
 
 
 def _print(console: Console, result: LinkResult) -> None:
-    columns = ("", "step", "", "sent per step", "loss, equal steps", "loss, equal time", "to its loss", "")
+    columns = (
+        "",
+        "step",
+        "samples/s",
+        "",
+        "waited",
+        "sent per step",
+        "loss, equal steps",
+        "loss, equal time",
+        "to its loss",
+        "",
+    )
     table = Table(*columns, box=SIMPLE_HEAD)
     for column in table.columns[1:]:
         column.justify = "right"
@@ -162,7 +181,9 @@ def _print(console: Console, result: LinkResult) -> None:
         table.add_row(
             name,
             f"{s.step_s:.3f} s",
-            f"{first.step_s / s.step_s:.2f} x",
+            f"{s.samples_per_s:.2f}",
+            f"{s.samples_per_s / first.samples_per_s:.2f} x",
+            "" if s.waited_s is None else f"{s.waited_s:.3f} s",
             f"{s.bytes_per_step / 1e6:.2f} MB",
             f"{s.loss_equal_steps:.3f}",
             f"{s.loss_equal_time:.3f}",

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from adamesh.optimizer import AdamW
 from adamesh.train.names import build_plan
 from adamesh.train.settings import PlanSettings
+from adamesh.train.sync_names import parse_sync
 
 __all__ = ["Racer", "build_racer", "says"]
 
@@ -46,13 +47,17 @@ def says(name: str) -> str:
     if name in _DDP:
         return _DDP[name][0]
     settings = _plan_of(name)
+    if settings.sync != "every-step":
+        return f"adamesh.AdamW, hosts agree as {settings.sync} has it, what they send each other as {settings.across}"
     return f"adamesh.AdamW, gradients up as {settings.up}, parameters' changes down as {settings.down}"
 
 
 def _plan_of(name: str) -> PlanSettings:
-    """``adamesh:up/down``; one codec for both where there is no slash."""
-    up, _, down = name.removeprefix("adamesh:").partition("/")
-    return PlanSettings(up=up, down=down or up)
+    """``adamesh:up/down``, one codec for both where there is no slash; or ``adamesh:sync/across``."""
+    first, _, second = name.removeprefix("adamesh:").partition("/")
+    if parse_sync(first) is not None:
+        return PlanSettings(sync=first, across=second or "exact")
+    return PlanSettings(up=first, down=second or first)
 
 
 def _exact(module: DistributedDataParallel) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from adamesh.bench.link_contenders import Racer, build_racer
 from adamesh.bench.models import TransformerWorkload
 from adamesh.bench.worker import bar
+from adamesh.optimizer import MeshOptimizer
 
 __all__ = ["Course", "Curve", "main"]
 
@@ -54,6 +55,8 @@ class Curve:
     """On the held-out text, the same on every host."""
     bytes_sent: int = 0
     """What left this host's interface in all its steps, protocol headers included."""
+    waited_s: float | None = None
+    """What its steps waited for the link, all in all; None where it does not say."""
 
     @property
     def elapsed_s(self) -> float:
@@ -134,6 +137,8 @@ class Race:
             loss = self._work.loss(racer.module(inputs), targets)
             loss.backward()
             racer.optimizer.step()
+            if isinstance(racer.optimizer, MeshOptimizer):
+                curve.waited_s = (curve.waited_s or 0.0) + racer.optimizer.stats().comm_exposed_s
             racer.optimizer.zero_grad()
             curve.losses.append(loss.item())
             curve.seconds.append(before_s + time.perf_counter() - start_s)

@@ -71,8 +71,9 @@ class LinkOptions:
     hosts: int = 2
     """Network namespaces of this machine, one worker each."""
     contenders: tuple[str, ...] = ("ddp", "ddp-bf16", "ddp-powersgd", "adamesh:int8", "adamesh:int4")
-    """ddp, ddp-bf16, ddp-powersgd, or adamesh:UP/DOWN with codecs as in plan.up and plan.down; adamesh:int4 is
-    int4 both ways. The first is the one that the others are compared with."""
+    """ddp, ddp-bf16, ddp-powersgd; adamesh:UP/DOWN with codecs as in plan.up and plan.down (adamesh:int4 is int4 both
+    ways); or adamesh:SYNC/ACROSS as in plan.sync and plan.across (adamesh:diloco-32/int4), each host an island. The
+    first is the one that the others are compared with."""
     steps: int = 60
     """Of each contender. Faster ones then go on for as long as the first has taken."""
     batch_size: int = 4

@@ -44,6 +44,7 @@ codecs. Prints a table; writes JSON and, where matplotlib is installed, a plot. 
 examples:
   adamesh bench link --mbit 100
   adamesh bench link --mbit 1000 --contenders ddp adamesh:int8 adamesh:int4
+  adamesh bench link --mbit 20 --steps 64 --most-times 1 --contenders ddp adamesh:diloco-32/int4
   adamesh bench link --tiny --steps 5 --contenders ddp adamesh:sign/int4
 """
 
