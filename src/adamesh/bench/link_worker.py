@@ -1,5 +1,6 @@
 """The worker that each host runs for ``adamesh bench link``: all contenders train the same text, taking turns."""
 
+import gc
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -73,11 +74,14 @@ def main(arguments: Sequence[str]) -> int:
     dist.init_process_group("gloo", timeout=_TIMEOUT)
     rank = dist.get_rank()
     tokens = torch.load(file.with_name("tokens.pt"), weights_only=True)
-    race = Race(course, tokens["train"], tokens["test"], Path(f"/sys/class/net/{interface}/statistics/tx_bytes"))
-    curves = race.run(shown=rank == 0)
+    counter = Path(f"/sys/class/net/{interface}/statistics/tx_bytes")
+    curves = Race(course, tokens["train"], tokens["test"], counter).run(shown=rank == 0)
     answer = {name: asdict(curve) for name, curve in curves.items()}
     file.with_name(f"curves{rank}.json").write_text(json.dumps(answer), encoding="utf-8")
     dist.barrier()
+    # DDP's reducer must not be the last to let go of the group: torch 2.13 then joins the group's thread while it holds
+    # the interpreter's lock, which that thread may be waiting for.
+    gc.collect()
     dist.destroy_process_group()
     return 0
 

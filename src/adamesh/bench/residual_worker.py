@@ -1,5 +1,6 @@
 """The worker of ``adamesh bench residual``: the same gradients through torch's low-rank hook and through ours."""
 
+import gc
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -56,7 +57,15 @@ def main(arguments: Sequence[str]) -> int:
     trial = Trial(**{**plain, "marks": tuple(plain["marks"])})
     torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=_TIMEOUT)
-    rank = dist.get_rank()
+    norms = _norms(trial, dist.get_rank())
+    file.with_name(f"norms{dist.get_rank()}.json").write_text(json.dumps(norms), encoding="utf-8")
+    dist.barrier()
+    gc.collect()  # DDP's reducer must not be the last to let go of the group: torch 2.13 may then deadlock
+    dist.destroy_process_group()
+    return 0
+
+
+def _norms(trial: Trial, rank: int) -> dict[str, list[float]]:
     norms: dict[str, list[float]] = {}
     with bar(shown=rank == 0) as progress:
         for name, build in ((OURS, _ours), (TORCHS, _torchs)):
@@ -69,10 +78,7 @@ def main(arguments: Sequence[str]) -> int:
                     norms[name].append(float(held_back().norm()))
                     progress.update(task, completed=number)
                     progress.refresh()
-    file.with_name(f"norms{rank}.json").write_text(json.dumps(norms), encoding="utf-8")
-    dist.barrier()
-    dist.destroy_process_group()
-    return 0
+    return norms
 
 
 def _gradients(trial: Trial, rank: int) -> Iterator[Tensor]:
