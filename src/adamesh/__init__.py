@@ -11,16 +11,19 @@ if TYPE_CHECKING:
     from adamesh.checkpoint.save import save
     from adamesh.codecs.cast import Cast
     from adamesh.codecs.feedback import Feedback
+    from adamesh.codecs.frozen import Frozen
     from adamesh.codecs.int2 import Int2
     from adamesh.codecs.int4 import Int4
     from adamesh.codecs.int8 import Int8
     from adamesh.codecs.lowrank import LowRank
+    from adamesh.codecs.momentum import Momentum
     from adamesh.codecs.sign import Sign
     from adamesh.codecs.topk import TopK
     from adamesh.codecs.warmup import Warmup
     from adamesh.errors import AdameshError, IncompatiblePlan
     from adamesh.groups import param_groups
     from adamesh.lbfgs import LBFGS
+    from adamesh.onebit import OneBitAdam
     from adamesh.optimizer import Adam, AdamW, MeshOptimizer
     from adamesh.plan import Plan
     from adamesh.replicas import average_buffers, broadcast_module
@@ -45,6 +48,7 @@ __all__ = [
     "EveryH",
     "EveryStep",
     "Feedback",
+    "Frozen",
     "GradScaler",
     "IncompatiblePlan",
     "Int2",
@@ -52,8 +56,10 @@ __all__ = [
     "Int8",
     "LowRank",
     "MeshOptimizer",
+    "Momentum",
     "NAdam",
     "Nesterov",
+    "OneBitAdam",
     "Plan",
     "Sign",
     "Stale",
@@ -77,6 +83,7 @@ _HOMES = {
     "Int4": "codecs.int4",
     "Int2": "codecs.int2",
     "Feedback": "codecs.feedback",
+    "Frozen": "codecs.frozen",
     "Cast": "codecs.cast",
     "Adadelta": "rivals",
     "Adam": "optimizer",
@@ -92,7 +99,9 @@ _HOMES = {
     "LowRank": "codecs.lowrank",
     "LBFGS": "lbfgs",
     "MeshOptimizer": "optimizer",
+    "Momentum": "codecs.momentum",
     "NAdam": "rivals",
+    "OneBitAdam": "onebit",
     "Plan": "plan",
     "SGD": "rivals",
     "average_buffers": "replicas",

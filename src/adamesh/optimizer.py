@@ -365,10 +365,12 @@ class MeshOptimizer(torch.optim.Optimizer):
 
     def restore_from(self, source: StateSource, groups: list[dict[str, Any]], step: int) -> None:
         """Overwrite state and hyper-parameters; ``adamesh.load`` calls this. No collective."""
+        held = fetch(self.engine, source)
         refresh_values(self.engine)
-        restore(self.engine, source, step)
+        # Before the state: which residuals are in use may depend on what the groups say.
         for group, saved in zip(self.param_groups, groups, strict=True):
             restore_group(group, saved)
+        restore(self.engine, held, step)
 
     def full_state_dict(self) -> dict[str, Any]:
         """The whole state in the format of torch's optimizer of this name, on the first worker. Collective.

@@ -8,7 +8,7 @@ from adamesh.codecs.coding import parts
 from adamesh.comm.base import Mesh
 from adamesh.errors import ConfigurationError, IncompatiblePlan
 from adamesh.rules.base import Hyper
-from adamesh.sync.base import Schedule
+from adamesh.sync.base import Schedule, is_every_step
 from adamesh.sync.diloco import DiLoCo
 from adamesh.sync.every_step import EveryStep
 from adamesh.wire import Wire
@@ -77,10 +77,21 @@ class Plan:
             raise ConfigurationError(
                 f"max_grad_norm={self.max_grad_norm} would stop every update: give a positive one, or None"
             )
+        if self.max_grad_norm is not None and self.wire.sends_momentum:
+            raise IncompatiblePlan(
+                f"max_grad_norm={self.max_grad_norm} with Wire(across=Frozen(Momentum(...))): where momentum travels "
+                "nobody knows the norm of the mean gradient, and what is clipped would be the codec's noise. Leave "
+                "max_grad_norm out, or send gradients: Wire(across=Frozen(Feedback(Sign())))"
+            )
         if not self.bucket_mb > 0:
             raise ConfigurationError(f"bucket_mb={self.bucket_mb} holds nothing: it must be positive, as in 25")
         if self.timeout_s is not None and not self.timeout_s > 0:
             raise ConfigurationError(f"timeout_s={self.timeout_s} has passed already: it must be positive, or None")
+
+    @property
+    def num_islands(self) -> int:
+        """How many islands its mesh has; one where no mesh was given."""
+        return 1 if self.mesh is None else _shape(self.mesh)[0]
 
     def check_group(self, hyper: Hyper) -> None:
         """Raise if the hyper-parameters of a parameter group are unsound with this plan.
@@ -90,6 +101,12 @@ class Plan:
         """
         # Only gradients enter second moments; what crosses may be pseudo-gradients.
         gradients_cross = self.sync.at(0).gradients
+        if "frozen_after" in hyper and not is_every_step(self.sync):
+            raise IncompatiblePlan(
+                f"sync={self.sync} with OneBitAdam: islands that step alone would freeze second moments after "
+                "different steps, and gradients that come late would arrive after a freeze that they left before. "
+                "Take sync=EveryStep(), where what travels is one bit an element; or adamesh.AdamW"
+            )
         (self.wire if gradients_cross else replace(self.wire, across=None)).check_group(hyper)
 
     @property

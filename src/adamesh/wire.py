@@ -53,6 +53,11 @@ class Wire:
         return frozenset(coded.codec for coded in self._codings.values() if isinstance(coded.codec, Codec))
 
     @property
+    def sends_momentum(self) -> bool:
+        """Momentum travels between islands."""
+        return any(coded.momentum for coded in self._codings.values())
+
+    @property
     def grain(self) -> int:
         """Elements: parameters start, and shards end, on multiples of it, so that no block straddles either."""
         return math.lcm(GRAIN, *(coded.codec.grain for coded in self._codings.values()))
@@ -77,6 +82,8 @@ class Wire:
                     f"Wire(up={self.up}): what fades of a gradient never reaches Adam. Leave decay out, or send "
                     "pseudo-gradients between islands: DiLoCo(h=..., codec=...)"
                 )
+            if coded.momentum:
+                self._check_momentum(direction_name, coded)
             if direction_name == "down":
                 self._check_down(coded)
             elif isinstance(coded.codec, Codec) and coded.codec.needs_feedback and not coded.feedback:
@@ -104,8 +111,11 @@ class Wire:
         """Raise if a parameter group's hyper-parameters are unsound with what is coded UP or across.
 
         Raises:
-            IncompatiblePlan: the second moment forgets faster than top-k sends.
+            IncompatiblePlan: the second moment forgets faster than top-k sends; something waits for it to be frozen and
+                it never is; or it is going to be frozen, and is learned of coded gradients.
         """
+        for name, coding in self._codings.items():
+            _check_phase(name, coding, freezes="frozen_after" in hyper)
         beta2 = float(hyper["betas"][1]) if "betas" in hyper else 1.0
         for direction in ("up", "across"):
             coded = self._codings.get(direction)
@@ -129,7 +139,38 @@ class Wire:
                 f"send it twice. Leave it out: Wire(down={coded.codec})"
             )
 
+    def _check_momentum(self, direction: str, coded: Parts) -> None:
+        if direction != "across":
+            remedy = "Feedback(Sign())" if direction == "up" else "Sign()"
+            raise IncompatiblePlan(
+                f"Wire({direction}=Momentum(...)): inside an island the owner of a slice alone has its momentum. Take "
+                f"Wire({direction}=Frozen({remedy})); or send momentum between islands, which all have it (of one "
+                "worker each they are the replicas of the paper): Wire(across=Frozen(Momentum(Feedback(Sign()))))"
+            )
+        if not coded.frozen:
+            raise IncompatiblePlan(
+                "Wire(across=Momentum(...)) outside Frozen(...): what is left of a gradient by coded momentum is no "
+                "gradient to learn a second moment of. Take adamesh.OneBitAdam and "
+                "Wire(across=Frozen(Momentum(Feedback(Sign()))))"
+            )
+
     @property
     def _codings(self) -> dict[str, Parts]:
         values = {direction.name: getattr(self, direction.name) for direction in fields(self)}
         return {name: parts(value) for name, value in values.items() if value is not None}
+
+
+def _check_phase(direction: str, coded: Parts, *, freezes: bool) -> None:
+    """Raise unless what is coded waits for the second moments if, and only if, these freeze."""
+    if coded.frozen and not freezes:
+        raise IncompatiblePlan(
+            f"Wire({direction}=Frozen(...)) with a rule whose second moments are never frozen: nothing would ever be "
+            f"coded. Take adamesh.OneBitAdam, or a warm-up of a number of steps: Wire({direction}=Warmup(..., steps))"
+        )
+    learns = direction != "down" and isinstance(coded.codec, Codec) and coded.codec.needs_feedback
+    if freezes and learns and not coded.frozen:
+        raise IncompatiblePlan(
+            f"Wire({direction}=...{coded.codec}...) with OneBitAdam: its second moments would be learned of what the "
+            "codec makes of gradients, and frozen so. Code from then on: "
+            f"Wire({direction}=Frozen(Feedback({coded.codec})))"
+        )

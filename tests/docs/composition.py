@@ -14,7 +14,7 @@ INTRODUCTION = """# What composes
 
 Made by `python -m tests.docs.composition`, which tries every combination; a test compares. Each *no* is an
 `adamesh.IncompatiblePlan`, and the note is what it says. `Warmup(..., steps)` changes nothing here: a plan must be
-sound in every phase.
+sound in every phase. `Frozen` and `Momentum` are tried with `adamesh.OneBitAdam`, everything else with `adamesh.AdamW`.
 """
 SHAPES = {"islands of one worker": (2, 1), "islands of several": (2, 2)}
 
@@ -25,7 +25,8 @@ def ways(codec: Coding) -> Mapping[str, Callable[[], None]]:
     def on(shape: tuple[int, int], wire: adamesh.Wire) -> None:
         adamesh.Plan(wire=wire)
         wire.check_mesh(*shape)
-        wire.check_group({"betas": (0.9, 0.999)})
+        freezes = isinstance(codec, adamesh.Frozen | adamesh.Momentum)
+        wire.check_group({"betas": (0.9, 0.999)} | ({"frozen_after": None} if freezes else {}))
 
     several = SHAPES["islands of several"]
     columns: dict[str, Callable[[], None]] = {
@@ -43,6 +44,10 @@ def page() -> str:
     rows = []
     codings: dict[str, Coding] = dict(CODECS)
     codings |= {f"Feedback({name})": adamesh.Feedback(codec) for name, codec in CODECS.items()}
+    sign, one_bit = CODECS["sign"], adamesh.Feedback(CODECS["sign"])
+    codings |= {"Frozen(sign)": adamesh.Frozen(sign), "Frozen(Feedback(sign))": adamesh.Frozen(one_bit)}
+    codings |= {"Momentum(Feedback(sign))": adamesh.Momentum(one_bit)}
+    codings |= {"Frozen(Momentum(Feedback(sign)))": adamesh.Frozen(adamesh.Momentum(one_bit))}
     for name, coding in codings.items():
         cells = [verdict(attempt, coding, notes) for attempt in ways(coding).values()]
         rows.append(f"| {name} | {' | '.join(cells)} |")

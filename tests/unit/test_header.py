@@ -38,9 +38,9 @@ def test_headers_of_one_layout_have_one_length(a: Header, b: Header):
     assert len(a.pack()) == len(b.pack())
 
 
-@given(st.booleans(), st.floats(allow_nan=False))
-def test_a_vote_comes_back_to_the_bit(failed: bool, squares: float):
-    assert Vote.unpack(Vote(failed, squares).pack()) == Vote(failed, squares)
+@given(st.booleans(), st.floats(allow_nan=False), st.floats(allow_nan=False))
+def test_a_vote_comes_back_to_the_bit(failed: bool, squares: float, measured: float):
+    assert Vote.unpack(Vote(failed, squares, measured).pack()) == Vote(failed, squares, measured)
 
 
 def test_a_norm_that_is_not_a_number_is_told_as_such():

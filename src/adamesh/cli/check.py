@@ -9,6 +9,7 @@ import tyro
 
 from adamesh.cli.options import parse
 from adamesh.errors import ConfigurationError
+from adamesh.train.rules import RULES
 from adamesh.train.settings import OptimSettings, PlanSettings, RunConfig
 
 if TYPE_CHECKING:
@@ -81,6 +82,11 @@ def run(argv: Sequence[str]) -> int:
             f"plan.sync = {options.plan.sync!r}: this schedule takes other steps than torch's optimizer on the "
             "whole batch, so there is nothing to compare them with; leave it out, the rest of the plan can be "
             "checked"
+        )
+    if not RULES[options.optim.rule].in_torch:
+        raise ConfigurationError(
+            f"optim.rule = {options.optim.rule!r}: torch has no such optimizer to compare with; until its second "
+            "moments are frozen it is adamw, so check that: adamesh check --optim.rule adamw"
         )
     from adamesh.cli.following import begin, follow, speaks
     from adamesh.train.check import REPORT

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from adamesh.codecs.base import Codec
 from adamesh.codecs.feedback import Feedback
+from adamesh.codecs.frozen import Frozen
 from adamesh.codecs.lowrank import LowRank
 from adamesh.errors import ConfigurationError
 
@@ -32,3 +33,8 @@ class Warmup:
             raise ConfigurationError(f"Warmup(steps={self.steps}): must be at least 1; leave Warmup out for none")
         if isinstance(self.coding, Warmup):
             raise ConfigurationError(f"{self}: a warm-up inside a warm-up; give the number of exact steps once")
+        if isinstance(self.coding, Frozen):
+            raise ConfigurationError(
+                f"{self}: what is exact until the second moments are frozen needs no warm-up; "
+                "OneBitAdam(freeze_at=...) says when that is"
+            )

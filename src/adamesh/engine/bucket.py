@@ -1,6 +1,6 @@
 """A bucket's memory: the flat buffers that a layout's integers describe, and the ways that gradients take from them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -134,6 +134,8 @@ class LiveBucket:
         self.turn = 0
         """Whose turn it is."""
         self.reduced_S: Tensor | None = None
+        self.momentum: Callable[[], tuple[Tensor, float]] | None = None
+        """This rank's slice of the first moment, and its decay; None while the bucket sleeps, or where nobody asks."""
 
     @property
     def awake(self) -> bool:

@@ -151,7 +151,9 @@ class RoundTrip(Passage):
             self._there.take_in(scale, unused)
             mean_S = self._there.total
             stream = Stream(stream_key(self._track.bucket, self._step, "back"), self._offset)
-            idle = clipped(unused, self._offset, self._offset + mean_S.numel())
+            idle = list(clipped(unused, self._offset, self._offset + mean_S.numel()))
+            for start, stop in idle:
+                mean_S[start:stop].zero_()  # which gradients are, and momentum is not
             self._back.encode(mean_S, 1.0, idle, stream)
             return
         self.squares = 0.0

@@ -54,7 +54,8 @@ class Engine:
         self._device = device
         self._meter = Meter(clock)
         membership = Membership(mesh.world.size)
-        wiring = Wiring(mesh, plan.full_wire, compiled, gradients_cross=plan.sync.at(0).gradients)
+        crosses = plan.sync.at(0).gradients
+        wiring = Wiring(mesh, plan.full_wire, compiled, self.frozen, gradients_cross=crosses)
         self.reducer = Reducer(self.buckets, wiring, plan.overlap, self._meter)
         self.tables: list[LiveTable] = []
         travel = RowTravel(mesh, self._meter)
@@ -128,6 +129,13 @@ class Engine:
         shard = Shard(bucket, self.layout, self.mesh.shard, names, self.rule.scalars, separate=separate)
         self.transaction.shards[bucket.place.index] = shard
         self.transaction.agreement.adopt(shard)
+        if self.plan.wire.sends_momentum:
+            moment_S = shard.state_S["exp_avg"]
+            bucket.momentum = lambda: (moment_S, float(self.hyper(bucket.place.group)["betas"][0]))
+
+    def frozen(self) -> bool:
+        """Whether second moments are frozen; the first group speaks for all."""
+        return bool(self._hypers) and self._hypers[0].get("frozen_after") is not None
 
     def keeps_master(self, bucket: LiveBucket) -> bool:
         """Whether a bucket's master is kept apart from what replicas hold, which is less."""
@@ -141,8 +149,8 @@ class Engine:
         """A parameter group, as it last was."""
         return self._hypers[group]
 
-    def step(self, hypers: Sequence[Hyper], loss_scale: float | None) -> Outcome:
-        """One transaction; see :mod:`adamesh.engine.transaction`."""
+    def step(self, hypers: Sequence[dict[str, Any]], loss_scale: float | None) -> Outcome:
+        """One transaction; see :mod:`adamesh.engine.transaction`. What it makes of the groups is written to them."""
         if self.hooks.superseded is not None:
             raise ParameterError(
                 f"parameter {self.hooks.superseded!r} belongs to a newer optimizer by now, so this one no longer sees "
@@ -151,7 +159,10 @@ class Engine:
         self._hypers = hypers
         try:
             outcome = self.transaction.run(hypers, self.wake, self.plan.max_grad_norm, loss_scale)
-            self.last_stats = self.transaction.stats(outcome.committed)
+            for hyper in hypers:
+                hyper.update(outcome.entries)
+            after = hypers[0].get("frozen_after")
+            self.last_stats = replace(self.transaction.stats(outcome.committed), frozen_after=after)
         finally:
             self._meter.reset()
         self.hooks.attach(self.buckets)

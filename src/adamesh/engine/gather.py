@@ -21,11 +21,11 @@ class Gather:
         comm, down = wiring.mesh.shard, wiring.wire.down
         self._exact = ExactDelivery(comm)
         self._coded: Delivery | None = None
-        self._coded_from = 0
         if down is not None:
-            codec, _, self._coded_from, _ = parts(down)
+            codec = parts(down).codec
             assert isinstance(codec, Codec), "plans refuse others"
             self._coded = CodedDelivery(wiring.ready(codec), comm, wiring.scratch)
+        self._begun = wiring.begun(down)
         self._meter = meter
 
     def launch(self, shard: Shard, used: set[int], step: int) -> Work | None:
@@ -53,4 +53,4 @@ class Gather:
         return self._exact.buffer_bytes + (self._coded.buffer_bytes if self._coded is not None else 0)
 
     def _delivery(self, step: int) -> Delivery:
-        return self._coded if self._coded is not None and step >= self._coded_from else self._exact
+        return self._coded if self._coded is not None and self._begun(step) else self._exact

@@ -12,7 +12,7 @@ __all__ = ["Flags", "Header", "Vote"]
 Flags = Sequence[bool] | npt.NDArray[np.bool_]
 
 _HEAD = struct.Struct("<IQ8sB")
-_VOTE = struct.Struct("<Bd")
+_VOTE = struct.Struct("<Bdd")
 
 
 @dataclass(frozen=True)
@@ -51,17 +51,20 @@ class Header:
 
 @dataclass(frozen=True)
 class Vote:
-    """One rank's word before the commit: whether it is ready, and its share of the squared gradient norm."""
+    """One rank's word before the commit: whether it is ready, and its share of sums over all of them."""
 
     failed: bool
     squares: float
+    """Of the squared gradient norm,"""
+    measured: float = 0.0
+    """and of what the rule has asked for (`Rule.measures`)."""
 
     def pack(self) -> bytes:
-        """Nine bytes."""
-        return _VOTE.pack(self.failed, self.squares)
+        """Seventeen bytes."""
+        return _VOTE.pack(self.failed, self.squares, self.measured)
 
     @classmethod
     def unpack(cls, message: bytes) -> "Vote":
         """The inverse of :meth:`pack`."""
-        failed, squares = _VOTE.unpack(message)
-        return cls(bool(failed), squares)
+        failed, squares, measured = _VOTE.unpack(message)
+        return cls(bool(failed), squares, measured)

@@ -41,6 +41,8 @@ class StepStats:
     length. None before, and where islands step together."""
     bytes_per_step: float = 0.0
     """Bytes of all kinds this rank sent per step, from one agreement of islands to the next, of those the last."""
+    frozen_after: int | None = None
+    """Updates after which second moments were frozen, and codecs that wait for it set in; None: not (yet)."""
 
 
 class Meter:

@@ -81,6 +81,11 @@ class Shard:
         tensors = [*self.state_S.values(), *([self.master_S] if self.separate else [])]
         return sum(t.numel() * t.element_size() for t in tensors)
 
+    def magnitude(self, state_name: str) -> Tensor:
+        """The sum of a state tensor's absolute values, in float64."""
+        total: Tensor = torch.linalg.vector_norm(self.state_S[state_name], 1, dtype=torch.float64)
+        return total
+
     def refresh(self, slot: LiveSlot) -> None:
         """A parameter was changed from outside, on all ranks: take its new value as the master's.
 

@@ -14,9 +14,10 @@ is cut short leaves a *torn* optimizer, which says so and refuses to go on until
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,6 +63,8 @@ class Outcome:
     committed: bool
     norm: float
     """Global norm of the mean gradient, unscaled, before clipping."""
+    entries: Mapping[str, Any] = field(default_factory=dict)
+    """What the step makes of entries of all parameter groups, from the next step on."""
 
 
 class Transaction:
@@ -152,17 +155,21 @@ class Transaction:
         self, used: set[int], hypers: Sequence[Hyper], max_grad_norm: float | None, loss_scale: float | None
     ) -> Outcome:
         """Sum, vote, and commit if all goes well."""
-        norm = math.sqrt(self._drain(used, loss_scale))
+        updates = max((slot.steps for bucket in self.reducer.buckets for slot in bucket.slots), default=0)
+        squares, measured = self._drain(used, loss_scale, self._rule.measures(hypers, updates))
+        norm = math.sqrt(squares)
         # Without a scaler and codecs, torch's semantics: what is not finite goes where it goes. Of a residual it would
         # never leave.
         committed = (loss_scale is None and self._wiring.wire.is_exact) or math.isfinite(norm)
+        entries: Mapping[str, Any] = {}
         if committed:
             coefficient = 1.0
             if max_grad_norm is not None:
                 # torch.nn.utils.clip_grad_norm_'s formula; in this order min() passes a NaN on, as torch's clamp does.
                 coefficient = min(max_grad_norm / (norm + 1e-6), 1.0)
             self._commit(hypers, used, coefficient)
-        return Outcome(committed, norm)
+            entries = self._rule.advance(hypers, updates, measured)
+        return Outcome(committed, norm, entries)
 
     @contextmanager
     def _or_broken(self) -> Iterator[None]:
@@ -372,25 +379,28 @@ class Transaction:
 
     # -- exchange and vote -----------------------------------------------------------------------------------
 
-    def _drain(self, used: set[int], loss_scale: float | None) -> float:
-        """Sum all buckets and vote; returns the squared norm of the mean gradient."""
+    def _drain(self, used: set[int], loss_scale: float | None, to_measure: str | None) -> tuple[float, float]:
+        """Sum all buckets and vote; returns the squared norm of the mean gradient, and what the rule measures."""
         failure: Exception | None = None
-        squares = 0.0
+        squares = measured = 0.0
         try:
             self.rows.collect(used, self._weight / (loss_scale or 1.0))
             if self.outstanding.delay:
                 squares = self._meter.read(self.outstanding.take_oldest()[1])
             else:
                 squares = self._meter.read(self.reducer.drain(self._weight, used)) + self.rows.squares()
+            if to_measure is not None and self._mesh.replicate.rank == 0:  # the other islands hold the same
+                sizes = (shard.magnitude(to_measure) for shard in self.shards.values())
+                measured = self._meter.read(sum(sizes, torch.zeros((), dtype=torch.float64)))
         except CommunicationError:
             raise
         except Exception as error:  # told to the others by the vote, then raised
             failure = error
-        messages = self._meter.exchange(self._peers, Vote(failure is not None, squares).pack(), "vote")
+        messages = self._meter.exchange(self._peers, Vote(failure is not None, squares, measured).pack(), "vote")
         votes = [Vote.unpack(message) for message in messages]
         failed = [self._worker(rank) for rank, vote in enumerate(votes) if vote.failed]
         if not failed:
-            return sum(vote.squares for vote in votes)
+            return sum(vote.squares for vote in votes), sum(vote.measured for vote in votes)
         if self.outstanding.delay:
             self.reducer.settle()
         else:

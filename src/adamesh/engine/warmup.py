@@ -1,4 +1,4 @@
-"""A passage that is exact in the first steps and coded from then on."""
+"""A passage that is exact at first and coded from some step on."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -16,21 +16,21 @@ class WarmupPassage(Passage):
     Args:
         exact: makes the way of the first steps; its buffers go when they are over.
         coded: the way of the others. Its residual is there from the start, as all state is, and zero until used.
-        steps: how many are exact.
+        begun: whether a step is one of the others: the same on every rank.
     """
 
-    def __init__(self, exact: Callable[[], Passage], coded: Passage, steps: int) -> None:
+    def __init__(self, exact: Callable[[], Passage], coded: Passage, begun: Callable[[int], bool]) -> None:
         self._make_exact = exact
         self._exact: Passage | None = None
         self._coded = coded
-        self._steps = steps
+        self._begun = begun
         self._taken = coded
 
     def codes(self, step: int) -> bool:
-        return step >= self._steps and self._coded.codes(step)
+        return self._begun(step) and self._coded.codes(step)
 
     def launch(self, send_N: Tensor, departure: Departure) -> int:
-        if departure.step >= self._steps:
+        if self._begun(departure.step):
             self._taken, self._exact = self._coded, None
         else:
             self._taken = self._exact = self._exact or self._make_exact()

@@ -1,15 +1,16 @@
 """Wiring: which passages and deliveries a plan's wire means on a mesh."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from adamesh.codecs.base import Codec
-from adamesh.codecs.coding import parts
+from adamesh.codecs.coding import Coding, parts
 from adamesh.codecs.lowrank import LowRank
 from adamesh.comm.base import Communicator, Mesh
 from adamesh.comm.coder import Scratch
 from adamesh.engine.bucket import LiveBucket, LiveSlot
 from adamesh.engine.coded import CodedPassage, RoundTrip, Track
 from adamesh.engine.lowrank import LowRankPassage, Place
+from adamesh.engine.momentum import MomentumTrip
 from adamesh.engine.passage import ExactPassage, Passage
 from adamesh.engine.warmup import WarmupPassage
 from adamesh.wire import Wire
@@ -27,12 +28,20 @@ class Wiring:
         mesh: who talks to whom.
         wire: the plan's.
         compiled: forms of its codecs to take instead of them.
+        frozen: whether second moments are, the same on every rank; it changes between steps only.
         gradients_cross: whether gradients ever travel between islands.
     """
 
     def __init__(
-        self, mesh: Mesh, wire: Wire, compiled: Mapping[Codec, Codec], *, gradients_cross: bool = True
+        self,
+        mesh: Mesh,
+        wire: Wire,
+        compiled: Mapping[Codec, Codec],
+        frozen: Callable[[], bool],
+        *,
+        gradients_cross: bool = True,
     ) -> None:
+        self._frozen = frozen
         self.mesh = mesh
         self.wire = wire
         self._compiled = compiled
@@ -58,6 +67,13 @@ class Wiring:
         """The form of a codec that does the work."""
         return self._compiled.get(codec, codec)
 
+    def begun(self, coding: Coding | None) -> Callable[[int], bool]:
+        """Whether a direction is coded in a step."""
+        if coding is None:
+            return lambda step: False
+        found = parts(coding)
+        return (lambda step: self._frozen()) if found.frozen else (lambda step: step >= found.exact_steps)
+
     def within(self, bucket: LiveBucket) -> Passage | None:
         """A bucket's way to the owners of its slices."""
         if not self.goes_within:
@@ -65,16 +81,16 @@ class Wiring:
         comm, up = self.mesh.shard, self.wire.up
         if up is None:
             return ExactPassage(comm, everybody_needs_all=False)
-        codec, feedback, exact_steps, _ = parts(up)
+        codec, feedback, *_ = parts(up)
         track = self.track(bucket, comm, 0, bucket.place.numel)
         coded: Passage
         if isinstance(codec, LowRank):
             coded = LowRankPassage(codec, _places(bucket), track, everybody_needs_all=False)
         else:
             coded = CodedPassage(self.ready(codec), feedback, track)
-        if not exact_steps:
+        if not parts(up).has_phases:
             return coded
-        return WarmupPassage(lambda: ExactPassage(comm, everybody_needs_all=False), coded, exact_steps)
+        return WarmupPassage(lambda: ExactPassage(comm, everybody_needs_all=False), coded, self.begun(up))
 
     def across(self, bucket: LiveBucket) -> Passage | None:
         """An owner's slice's way to its counterparts on other islands, and back."""
@@ -88,16 +104,17 @@ class Wiring:
         comm, across = self.mesh.replicate, self.wire.across
         if across is None:
             return ExactPassage(comm, everybody_needs_all=True)
-        codec, feedback, exact_steps, decay = parts(across)
+        codec, feedback, _, decay, *_ = parts(across)
         coded: Passage
         if isinstance(codec, LowRank):
             assert self.mesh.shard.size == 1 and track.numel == bucket.place.numel, "parts are no matrices"
             coded = LowRankPassage(codec, _places(bucket), track, everybody_needs_all=True)
         else:
-            coded = RoundTrip(self.ready(codec), feedback, track, decay)
-        if not exact_steps:
+            trip = RoundTrip(self.ready(codec), feedback, track, decay)
+            coded = MomentumTrip(trip, bucket, track) if parts(across).momentum else trip
+        if not parts(across).has_phases:
             return coded
-        return WarmupPassage(lambda: ExactPassage(comm, everybody_needs_all=True), coded, exact_steps)
+        return WarmupPassage(lambda: ExactPassage(comm, everybody_needs_all=True), coded, self.begun(across))
 
     def track(self, bucket: LiveBucket, comm: Communicator, offset: int, numel: int) -> Track:
         """``numel`` elements of a bucket from ``offset`` on, along an axis."""

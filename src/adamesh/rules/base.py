@@ -68,6 +68,28 @@ class Rule(ABC):
     def check(self, hyper: Hyper) -> None:
         """Raise ConfigurationError for a hyper-parameter that is out of range."""
 
+    def measures(self, hypers: Sequence[Hyper], updates: int) -> str | None:
+        """The state tensor whose sum of magnitudes over all parameters `advance` wants in the coming step, if any.
+
+        Args:
+            hypers: all parameter groups.
+            updates: committed updates before this step, of the parameters that had the most.
+        """
+        return None
+
+    def advance(self, hypers: Sequence[Hyper], updates: int, measured: float) -> Mapping[str, Any]:
+        """What the step, which is committed, makes of entries of the parameter groups: of all of them alike.
+
+        Everything that it may depend on is the same on all ranks, and so is what comes of it. It holds from the next
+        step on.
+
+        Args:
+            hypers: all parameter groups.
+            updates: committed updates before this step.
+            measured: before this step, what `measures` asked for.
+        """
+        return {}
+
     @abstractmethod
     def update(self, operands: Operands, hyper: Hyper) -> None:
         """Update ``operands.params``, the state and the step counts in place."""

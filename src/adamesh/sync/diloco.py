@@ -101,6 +101,11 @@ class DiLoCo(Schedule):
         if self.codec is None:
             return
         coding = parts(self.codec)
+        if coding.frozen or coding.momentum:
+            raise IncompatiblePlan(
+                f"DiLoCo(codec={self.codec}): pseudo-gradients wait for no second moments, and no momentum takes their "
+                f"place. Give the codec alone: DiLoCo(codec=Feedback({coding.codec}))"
+            )
         if self.fragments > 1 and isinstance(coding.codec, LowRank):
             raise IncompatiblePlan(
                 f"DiLoCo(fragments={self.fragments}, codec={self.codec}): fragments are runs of elements, which are no "

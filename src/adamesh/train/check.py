@@ -77,7 +77,7 @@ class _Check:
         self._model = run.task.build_model().to(run.device).train()
         adamesh.broadcast_module(self._model)
         self._parameters = {n: p for n, p in self._model.named_parameters() if p.requires_grad}
-        plan = build_plan(run.config.plan, run.device, run.workers.size)
+        plan = build_plan(run.config.plan, run.device, run.workers.size, run.config.optim.rule)
         self._optimizer = build_optimizer(run.config.optim, self._model, plan)
         self._optimizer.register_step_pre_hook(self._keep_gradients)
         self._stepper = Stepper(run, self._model, self._optimizer)

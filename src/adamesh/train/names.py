@@ -10,10 +10,12 @@ from torch.distributed.device_mesh import init_device_mesh
 import adamesh
 from adamesh.codecs.base import Codec
 from adamesh.codecs.coding import Coding
+from adamesh.errors import ConfigurationError
 from adamesh.lbfgs import LBFGS
+from adamesh.onebit import one_bit_wire
 from adamesh.optimizer import MeshOptimizer
 from adamesh.sync.base import Schedule
-from adamesh.train.rules import RULES
+from adamesh.train.rules import RULES, RuleName
 from adamesh.train.settings import OptimSettings, PlanSettings, RunConfig
 
 __all__ = [
@@ -38,8 +40,10 @@ _CODECS: dict[str, Callable[[], Codec]] = {
 }
 
 
-def build_wire(settings: PlanSettings) -> adamesh.Wire:
-    """The wire that [plan] describes; not checked."""
+def build_wire(settings: PlanSettings, rule: RuleName = "adamw") -> adamesh.Wire:
+    """The wire that [plan] describes for a rule; not checked."""
+    if rule == "onebit-adam":
+        return _frozen_wire(settings)
     up, across = (_coding(name, settings.exact_steps, held_back=True) for name in (settings.up, settings.across))
     return adamesh.Wire(up=up, down=_coding(settings.down, settings.exact_steps, held_back=False), across=across)
 
@@ -66,10 +70,35 @@ def check_plan(config: RunConfig, world_size: int) -> None:
     Raises:
         IncompatiblePlan: they are.
     """
-    plan = _plan(config.plan)
+    rule = config.optim.rule
+    plan = _plan(config.plan, rule)
     islands = config.plan.num_islands(world_size)
     plan.full_wire.check_mesh(islands, world_size // islands)
-    plan.check_group(config.optim.numbers())
+    freezes = {"frozen_after": None} if rule == "onebit-adam" else {}
+    plan.check_group(config.optim.numbers() | freezes)
+
+
+def _frozen_wire(settings: PlanSettings) -> adamesh.Wire:
+    """Every name from the freeze on; between islands momentum travels. None at all means one bit an element."""
+    if settings.exact_steps:
+        raise ConfigurationError(
+            f"plan.exact_steps = {settings.exact_steps}: with optim.rule = 'onebit-adam' everything is exact until its "
+            "second moments are frozen; optim.freeze_at says when, if it is not to be found out"
+        )
+    if settings.up == settings.down == settings.across == "exact":
+        return one_bit_wire(settings.islands or 1)
+    across = _coding(settings.across, 0, held_back=True)
+    momentum = adamesh.Momentum(across) if isinstance(across, Codec | adamesh.Feedback) else across
+    return adamesh.Wire(
+        up=_frozen(_coding(settings.up, 0, held_back=True)),
+        down=_frozen(_coding(settings.down, 0, held_back=False)),
+        across=_frozen(momentum),
+    )
+
+
+def _frozen(coding: Coding | None) -> adamesh.Frozen | None:
+    assert not isinstance(coding, adamesh.Warmup | adamesh.Frozen)
+    return None if coding is None else adamesh.Frozen(coding)
 
 
 def _coding(name: str, exact_steps: int, *, held_back: bool) -> Coding | None:
@@ -86,19 +115,19 @@ def _coding(name: str, exact_steps: int, *, held_back: bool) -> Coding | None:
     return adamesh.Warmup(coding, exact_steps) if exact_steps else coding
 
 
-def build_plan(settings: PlanSettings, device: torch.device, world_size: int) -> adamesh.Plan:
-    """The plan that [plan] describes. Collective where there are several islands."""
+def build_plan(settings: PlanSettings, device: torch.device, world_size: int, rule: RuleName = "adamw") -> adamesh.Plan:
+    """The plan that [plan] describes for a rule. Collective where there are several islands."""
     islands = settings.num_islands(world_size)
     if islands == 1:
-        return _plan(settings)
+        return _plan(settings, rule)
     mesh = init_device_mesh(device.type, (islands, world_size // islands), mesh_dim_names=("replicate", "shard"))
-    return replace(_plan(settings), mesh=mesh)
+    return replace(_plan(settings, rule), mesh=mesh)
 
 
-def _plan(settings: PlanSettings) -> adamesh.Plan:
+def _plan(settings: PlanSettings, rule: RuleName) -> adamesh.Plan:
     """All of it but the mesh."""
     return adamesh.Plan(
-        wire=build_wire(settings),
+        wire=build_wire(settings, rule),
         sync=build_schedule(settings),
         max_grad_norm=settings.max_grad_norm,
         overlap=settings.overlap,

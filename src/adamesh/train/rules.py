@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 __all__ = ["BY_ROWS", "RULES", "RuleName", "RuleNumbers"]
 
-RuleName = Literal["adamw", "adam", "nadam", "sgd", "adadelta", "lbfgs"]
+RuleName = Literal["adamw", "adam", "nadam", "sgd", "adadelta", "lbfgs", "onebit-adam"]
 
 
 @dataclass(frozen=True)
@@ -14,9 +14,11 @@ class RuleNumbers:
     """What there is to set about a rule."""
 
     class_name: str
-    """Of the optimizer, in torch.optim and in adamesh."""
+    """Of the optimizer, in adamesh, and in torch.optim if that has it."""
     defaults: Mapping[str, Any]
-    """Every number that the rule takes, with torch's default."""
+    """Every number that the rule takes, with torch's default, or adamesh's where torch has none."""
+    in_torch: bool = True
+    """torch.optim has it: there is something to compare with."""
     like_adam: bool = False
     """A task's learning rate and weight decay were chosen for AdamW: they make sense for this rule, too."""
 
@@ -50,6 +52,12 @@ RULES: Mapping[RuleName, RuleNumbers] = {
             "tolerance_change": 1e-9,
             "line_search_fn": None,
         },
+    ),
+    "onebit-adam": RuleNumbers(
+        "OneBitAdam",
+        {"lr": 1e-3, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 1e-2, "freeze_at": None},
+        in_torch=False,
+        like_adam=True,
     ),
 }
 

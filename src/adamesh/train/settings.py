@@ -68,15 +68,16 @@ class OptimSettings:
     """[optim]: the update rule and its numbers. A number that the rule does not take is refused."""
 
     rule: RuleName = "adamw"
-    """adamw: decoupled weight decay; adam: weight decay as an L2 term; nadam: Nesterov's momentum in Adam; sgd;
-    adadelta; lbfgs: several evaluations a step."""
+    """adamw: decoupled weight decay; adam: weight decay as an L2 term; nadam: Nesterov's momentum in Adam; onebit-adam:
+    AdamW until its second moments settle, one bit an element from then on; sgd; adadelta; lbfgs: several evaluations
+    a step."""
     lr: float | None = None
-    """The learning rate that the schedule scales; not set: the task's, which is for adamw, adam and nadam, and
-    torch's own default for the other rules."""
+    """The learning rate that the schedule scales; not set: the task's, which is for adamw, adam, nadam and onebit-adam,
+    and torch's own default for the other rules."""
     betas: tuple[float, float] | None = None
-    """adamw, adam, nadam: decay of the first and of the second moment."""
+    """adamw, adam, nadam, onebit-adam: decay of the first and of the second moment."""
     eps: float | None = None
-    """adamw, adam, nadam, adadelta: keeps what is divided by away from 0."""
+    """All but sgd and lbfgs: keeps what is divided by away from 0."""
     weight_decay: float | None = None
     """All but lbfgs; not set: as lr."""
     amsgrad: bool = False
@@ -84,6 +85,8 @@ class OptimSettings:
     sparse: Literal["lazy", "decayed", "exact"] = "lazy"
     """adamw, adam: how embeddings built with sparse=True are updated. lazy: by torch's SparseAdam, which has no weight
     decay; decayed: by Adam with a step count for each row; exact: as if they were dense."""
+    freeze_at: int | None = None
+    """onebit-adam: freeze second moments after so many steps; not set: when they have settled."""
     momentum_decay: float | None = None
     """nadam: how fast its momentum warms up."""
     decoupled_weight_decay: bool = False
@@ -112,9 +115,12 @@ class OptimSettings:
         _require_at_least("optim.lr", self.lr, 0)
         for beta in self.betas or ():
             _require(0 <= beta < 1, "optim.betas", list(self.betas or ()), "each must be at least 0 and below 1")
+        if self.rule == "onebit-adam" and self.betas is not None:
+            least = "the second must be at least 0.9, as what it averages is frozen"
+            _require(self.betas[1] >= 0.9, "optim.betas", list(self.betas), least)
         for key in ("eps", "weight_decay", "momentum_decay", "momentum", "tolerance_grad", "tolerance_change"):
             _require_at_least(f"optim.{key}", getattr(self, key), 0)
-        for key in ("max_iter", "history_size"):
+        for key in ("max_iter", "history_size", "freeze_at"):
             _require_at_least(f"optim.{key}", getattr(self, key), 1)
         _require(self.rho is None or 0 <= self.rho <= 1, "optim.rho", self.rho, "must lie in 0 to 1")
         self._require_fitting()

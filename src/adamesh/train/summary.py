@@ -35,6 +35,8 @@ class Summary:
     """The mean over workers, as is the next."""
     bytes_down_per_step: float
     param_count: int
+    frozen_after: int | None
+    """Updates after which second moments were frozen, if the rule does that and has."""
     events: list[Event]
     config_hash: str
     best: Mapping[str, Any]
@@ -63,6 +65,7 @@ class Summary:
             ("state per worker", _readable(self.state_bytes_per_rank)),
             ("sent up per step", _readable(self.bytes_up_per_step)),
             ("sent down per step", _readable(self.bytes_down_per_step)),
+            *([] if self.frozen_after is None else [("frozen after", f"{self.frozen_after:,} updates")]),
             ("events", str(len(self.events))),
         ]
 

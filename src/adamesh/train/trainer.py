@@ -43,7 +43,7 @@ class Trainer:
         self._run = run
         self.model = run.task.build_model().to(run.device)
         adamesh.broadcast_module(self.model)
-        plan = build_plan(run.config.plan, run.device, run.workers.size)
+        plan = build_plan(run.config.plan, run.device, run.workers.size, run.config.optim.rule)
         self.optimizer = build_optimizer(run.config.optim, self.model, plan)
         self._stepper = Stepper(run, self.model, self.optimizer)
         folder = run.folder / "checkpoints"
@@ -85,6 +85,9 @@ class Trainer:
         finally:
             self._stepper.close()
             self._recorder.end()
+        if reason != "interrupted" and "frozen_after" in self.optimizer.param_groups[0] and not self._frozen:
+            late = "second moments have not settled, nothing was coded: lower optim.betas[1] or set optim.freeze_at"
+            self._recorder.event(self.totals.steps, "not-frozen", late)
         if reason == "interrupted":
             saved = f"step {self.totals.steps} is saved; go on with: adamesh resume {self._run.folder}"
             self._recorder.event(self.totals.steps, "interrupted", saved)
@@ -120,6 +123,7 @@ class Trainer:
         workers, totals = self._run.workers, self.totals
         self._step_under_way = totals.steps + 1
         began_s = time.perf_counter()
+        live = not self._frozen
         local = self._stepper.take(totals.steps)
         grad_norm = float(self.optimizer.grad_norm)
         settled = self._plateau.settled(grad_norm)
@@ -137,6 +141,10 @@ class Trainer:
         totals.recent_loss += loss
         totals.recent_steps += 1
         self._log(local, grad_norm, step_s)
+        if live and self._frozen:
+            self._recorder.event(
+                totals.steps, "frozen", "second moments stand still; what travels is coded from now on"
+            )
         if not isfinite(loss) or num_lost:
             norm = f"{grad_norm:g}" if lost or not num_lost else "not finite elsewhere"
             raise Diverged(
@@ -170,8 +178,14 @@ class Trainer:
                 "bytes_down": stats.bytes_down,
                 "bytes_per_step": stats.bytes_per_step,
                 **({} if stats.divergence is None else {"divergence": stats.divergence}),
+                **({} if stats.frozen_after is None else {"frozen_after": stats.frozen_after}),
             },
         )
+
+    @property
+    def _frozen(self) -> bool:
+        """Whether the rule has frozen its second moments."""
+        return self.optimizer.param_groups[0].get("frozen_after") is not None
 
     def _evaluate(self) -> bool:
         """Test, and say how training went since the last time; returns whether it is the best so far."""
@@ -257,6 +271,7 @@ class Trainer:
             bytes_up_per_step=mean_up,
             bytes_down_per_step=mean_down,
             param_count=param_count,
+            frozen_after=self.optimizer.param_groups[0].get("frozen_after"),
             events=self._recorder.events(),
             config_hash=config_hash(run.config),
             best={"metric": self._best.metric, "value": self._best.value, "step": self._best.step},

@@ -64,7 +64,10 @@ def test_sections_fill_their_records(tmp_path):
         ("[optim]\nbetas = [0.9, 1.0]", "optim.betas = [0.9, 1.0]: each must be at least 0 and below 1"),
         ("[optim]\nbetas = 0.9", "optim.betas = 0.9: must be a list of 2 numbers"),
         ("[optim]\nmomentum = 0.9", "optim.momentum = 0.9: belongs to sgd, and optim.rule is 'adamw'; leave it out"),
-        ("[optim]\nrule = 'sgd'\neps = 1e-8", "optim.eps = 1e-08: belongs to adamw, adam, nadam, adadelta, and"),
+        (
+            "[optim]\nrule = 'sgd'\neps = 1e-8",
+            "optim.eps = 1e-08: belongs to adamw, adam, nadam, adadelta, onebit",
+        ),
         ("[optim]\nrule = 'nadan'", "optim.rule = 'nadan': must be one of 'adamw', 'adam', 'nadam'"),
         ("[optim]\nrule = 'sgd'\nnesterov = true", "optim.nesterov = true: needs optim.momentum above 0"),
         ("[optim]\nrule = 'adadelta'\nrho = 2", "optim.rho = 2.0: must lie in 0 to 1"),

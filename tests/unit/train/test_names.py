@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 import adamesh
-from adamesh.train.names import build_schedule, build_wire
-from adamesh.train.settings import PlanSettings
+from adamesh.errors import ConfigurationError, IncompatiblePlan
+from adamesh.train.names import build_schedule, build_wire, check_plan
+from adamesh.train.settings import OptimSettings, PlanSettings, RunConfig
 
 NAMES = {
     "exact": (None, None),
@@ -67,3 +70,26 @@ def test_a_schedules_name_says_all_there_is_to_say(settings, schedule):
 )
 def test_where_islands_step_alone_each_worker_is_one_unless_it_is_said_otherwise(settings, shape):
     assert PlanSettings(**settings).described(4) == shape
+
+
+def test_the_rule_that_freezes_codes_one_bit_from_then_on_inside_an_island_or_between_several():
+    one_bit = adamesh.Feedback(adamesh.Sign())
+    alone, several = (build_wire(PlanSettings(islands=n), "onebit-adam") for n in (1, 2))
+    assert alone == adamesh.Wire(up=adamesh.Frozen(one_bit), down=adamesh.Frozen(adamesh.Sign()))
+    assert several == adamesh.Wire(across=adamesh.Frozen(adamesh.Momentum(one_bit)))
+
+
+def test_codecs_that_are_named_wait_for_the_rule_that_freezes_and_momentum_travels_between_islands():
+    int4, int8 = adamesh.Feedback(adamesh.Int4()), adamesh.Int8()
+    wire = build_wire(PlanSettings(up="int4", down="int8"), "onebit-adam")
+    assert wire == adamesh.Wire(up=adamesh.Frozen(int4), down=adamesh.Frozen(int8))
+    wire = build_wire(PlanSettings(across="int4", islands=2), "onebit-adam")
+    assert wire == adamesh.Wire(across=adamesh.Frozen(adamesh.Momentum(int4)))
+    with pytest.raises(ConfigurationError, match=r"plan.exact_steps = 5.*optim.freeze_at"):
+        build_wire(PlanSettings(exact_steps=5), "onebit-adam")
+
+
+def test_clipping_what_is_not_sent_is_refused_before_workers_start():
+    config = RunConfig(optim=OptimSettings("onebit-adam"), plan=PlanSettings(islands=2, max_grad_norm=1.0))
+    with pytest.raises(IncompatiblePlan, match=r"max_grad_norm=1.0 with Wire"):
+        check_plan(replace(config, optim=config.optim.filled(1e-3, None)), 2)
