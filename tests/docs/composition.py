@@ -1,12 +1,19 @@
 """What composes with what, found out by trying: ``python -m tests.docs.composition`` writes docs/composition.md."""
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
 
 import adamesh
 from adamesh.codecs.coding import Coding, parts
-from adamesh.errors import IncompatiblePlan
+from adamesh.engine.table import check_table
+from adamesh.errors import ConfigurationError, IncompatiblePlan
 from adamesh.layout import GRAIN
+from adamesh.sync.base import Schedule
 from tests.wire.world import CODECS
 
 PAGE = Path(__file__).parents[2] / "docs" / "composition.md"
@@ -16,6 +23,20 @@ Made by `python -m tests.docs.composition`, which tries every combination; a tes
 `adamesh.IncompatiblePlan`, and the note is what it says. `Warmup(..., steps)` changes nothing here: a plan must be
 sound in every phase. `Frozen` and `Momentum` are tried with `adamesh.OneBitAdam`, everything else with `adamesh.AdamW`.
 """
+SCHEDULES_INTRODUCTION = """## Schedules
+
+Between islands of one worker. `Stale(0)` and `EveryH(1)` are `EveryStep`.
+"""
+SCHEDULES: dict[str, Callable[[], Schedule]] = {
+    "EveryStep()": adamesh.EveryStep,
+    "EveryH(16)": lambda: adamesh.EveryH(16),
+    "DiLoCo(64)": lambda: adamesh.DiLoCo(64),
+    "DiLoCo(64, codec=Int8())": lambda: adamesh.DiLoCo(64, codec=adamesh.Int8()),
+    "DiLoCo(64, fragments=4, delay=2)": lambda: adamesh.DiLoCo(64, fragments=4, delay=2),
+    "DiLoCo(64, delay=2, blend=0.0)": lambda: adamesh.DiLoCo(64, delay=2, blend=0.0),
+    "DiLoCo(64, delay=64)": lambda: adamesh.DiLoCo(64, delay=64),
+    "Stale(1)": lambda: adamesh.Stale(1),
+}
 SHAPES = {"islands of one worker": (2, 1), "islands of several": (2, 2)}
 
 
@@ -54,7 +75,57 @@ def page() -> str:
     heads = list(ways(next(iter(codings.values()))))
     table = [f"| | {' | '.join(heads)} |", "|---|" + "---|" * len(heads), *rows]
     listed = [f"{number}. {text}" for text, number in notes.items()]
-    return "\n".join([INTRODUCTION, *table, "", *listed, "", *grains()]) + "\n"
+    return "\n".join([INTRODUCTION, *table, "", *listed, "", *grains(), "", *schedules()]) + "\n"
+
+
+def schedules() -> list[str]:
+    """Which schedule works with what else."""
+    codings: dict[str, Coding] = {
+        "Int8": adamesh.Int8(),
+        "Feedback(Int4)": adamesh.Feedback(adamesh.Int4()),
+        "LowRank": adamesh.LowRank(2),
+    }
+    wires = {f"UP {name}": adamesh.Wire(up=coding) for name, coding in codings.items()}
+    wires |= {"DOWN Int4": adamesh.Wire(down=adamesh.Int4())}
+    wires |= {f"across {name}": adamesh.Wire(across=coding) for name, coding in codings.items()}
+    attempts: dict[str, Callable[[Schedule], object]] = {
+        head: lambda sync, wire=wire: adamesh.Plan(sync=sync, wire=wire)  # type: ignore[misc]
+        for head, wire in wires.items()
+    }
+    attempts |= {
+        "clipping": lambda sync: adamesh.Plan(sync=sync, max_grad_norm=1.0),
+        "GradScaler": lambda sync: adamesh.GradScaler().step(optimizer(adamesh.AdamW, sync)),
+        "sparse rows": lambda sync: check_table("rows", nn.Parameter(torch.zeros(2, 2)), "lazy", sync),
+        "LBFGS": lambda sync: optimizer(adamesh.LBFGS, sync),
+    }
+    notes: dict[str, int] = {}
+    rows = [
+        f"| {name} | {' | '.join(judged(attempt, make, notes) for attempt in attempts.values())} |"
+        for name, make in SCHEDULES.items()
+    ]
+    heads = [f"| | {' | '.join(attempts)} |", "|---|" + "---|" * len(attempts)]
+    return [SCHEDULES_INTRODUCTION, *heads, *rows, "", *(f"{number}. {text}" for text, number in notes.items())]
+
+
+def optimizer(build: Callable[..., Any], sync: Schedule) -> Any:
+    """One of a parameter that has a gradient."""
+    param = nn.Parameter(torch.zeros(2))
+    param.grad = torch.ones(2)
+    return build([param], plan=adamesh.Plan(sync=sync))
+
+
+def judged(attempt: Callable[[Schedule], object], make: Callable[[], Schedule], notes: dict[str, int]) -> str:
+    """Yes, or no and the number of the reason, in which the schedule and the wire are left out."""
+    try:
+        sync = make()
+        attempt(sync)
+    except ConfigurationError as error:
+        text = re.sub(r"(EveryH|DiLoCo|Stale)\([^ ]*(h|s)=\d.*?\)(?= under| with|:)", "SCHEDULE", str(error))
+        text = re.sub(r"Wire\(up=.*?\)(?=:)", "WIRE", text)
+        text = re.sub(r"(?<=across=)(Int8|Feedback|LowRank)\(.*\)(?=\):)", "CODEC", text)
+        text = re.sub(r"(?<=codec=)(Int8|Feedback|LowRank)\(.*\)(?=\);)", "CODEC", text)
+        return f"no ({notes.setdefault(text, len(notes) + 1)})"
+    return "yes"
 
 
 def verdict(attempt: Callable[[], None], coding: Coding, notes: dict[str, int]) -> str:

@@ -59,3 +59,14 @@ def test_what_was_written_from_outside_before_still_counts_afterwards():
     for seen, after in ThreadWorld(2, 2).run(law):
         assert torch.equal(seen, torch.full_like(seen, 3.0))
         assert (after - 3.0).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("sync", [adamesh.EveryH(2), adamesh.DiLoCo(2)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_coded_way_down_leaves_no_difference_between_islands_after_an_agreement(sync, dtype):
+    def law(mesh):
+        options = {"wire": adamesh.Wire(down=adamesh.Int4())}
+        return Islander(mesh, sync, options=options, dtype=dtype).train(range(4)).values
+
+    found = ThreadWorld(2, 2).run(law)
+    assert all(alike(values, found[0]) for values in found)

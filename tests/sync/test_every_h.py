@@ -167,3 +167,21 @@ def test_embeddings_by_rows_and_lbfgs_need_every_step():
 def test_parameters_are_not_coded_between_islands():
     with pytest.raises(IncompatiblePlan, match=r"EveryH\(h=4.* with Wire\(across=Int8\(.*leave across out"):
         adamesh.Plan(sync=adamesh.EveryH(4), wire=adamesh.Wire(across=adamesh.Int8()))
+
+
+def test_an_island_skips_a_step_alone_and_has_a_loss_scale_of_its_own():
+    def law(mesh):
+        p = nn.Parameter(torch.ones(3, dtype=torch.float64))
+        optimizer = adamesh.AdamW([p], plan=adamesh.Plan(mesh=mesh, sync=adamesh.EveryH(3)))
+        scaler = adamesh.GradScaler(init_scale=8.0)
+        for step in range(3):
+            optimizer.zero_grad()
+            overflow = float("inf") if step == 1 and mesh.replicate.rank == 0 else 1.0
+            scaler.scale((p * overflow).sum()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        return p.detach(), optimizer.state_dict()["state"]["0.0"]["step"], scaler.get_scale()
+
+    found = ThreadWorld(2, 2).run(law)
+    assert all(torch.equal(values, found[0][0]) for values, _, _ in found)
+    assert [(count, scale) for _, count, scale in found] == [(2, 4.0)] * 2 + [(3, 8.0)] * 2

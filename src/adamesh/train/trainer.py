@@ -17,9 +17,10 @@ from adamesh.train.names import build_optimizer, build_plan
 from adamesh.train.progress import Display
 from adamesh.train.record import Recorder
 from adamesh.train.run import Run, Totals
-from adamesh.train.step import LocalStep, Stepper
+from adamesh.train.step import Stepper
 from adamesh.train.stopping import Interruption, Plateau
 from adamesh.train.summary import Summary
+from adamesh.train.untold import OwnStep, Untold, meets_after
 from adamesh.train.weights import load_weights
 
 __all__ = ["Trainer"]
@@ -45,6 +46,8 @@ class Trainer:
         adamesh.broadcast_module(self.model)
         plan = build_plan(run.config.plan, run.device, run.workers.size, run.config.optim.rule)
         self.optimizer = build_optimizer(run.config.optim, self.model, plan)
+        self._sync = plan.sync
+        self._untold = Untold()
         self._stepper = Stepper(run, self.model, self.optimizer)
         folder = run.folder / "checkpoints"
         self._checkpoints = CheckpointFolder(folder, run.workers, run.config.keep_checkpoints)
@@ -103,7 +106,11 @@ class Trainer:
         reason: Reason | None = "finished" if self.totals.steps >= total_steps else None
         self.model.train()
         while reason is None:
-            reason = self._step(interruption, total_steps)
+            made = self.totals.steps + len(self._untold.steps) + 1
+            due = made >= total_steps or made % evaluate_every == 0 or made % save_every == 0
+            reason = self._step(interruption, total_steps, meets=due or meets_after(self._sync, made - 1))
+            if self._untold.steps:
+                continue
             if reason in ("finished", "tolerance", "time"):
                 self.optimizer.drain()
             if reason in ("finished", "tolerance", "time") or self.totals.steps % evaluate_every == 0:
@@ -118,41 +125,59 @@ class Trainer:
                 self._save(self._checkpoints)
         return reason
 
-    def _step(self, interruption: Interruption, total_steps: int) -> Reason | None:
-        """One step, and whether it was the last: the same answer on every worker."""
-        workers, totals = self._run.workers, self.totals
-        self._step_under_way = totals.steps + 1
+    def _step(self, interruption: Interruption, total_steps: int, *, meets: bool) -> Reason | None:
+        """One step, and whether it was the last: the same answer on every worker.
+
+        Args:
+            interruption: whether somebody wants the run to end.
+            total_steps: of the run.
+            meets: workers talk after it, also of the steps since they last did.
+        """
+        untold = self._untold
+        number = self.totals.steps + len(untold.steps)
+        self._step_under_way = number + 1
         began_s = time.perf_counter()
         live = not self._frozen
-        local = self._stepper.take(totals.steps)
+        local = self._stepper.take(number)
         grad_norm = float(self.optimizer.grad_norm)
         settled = self._plateau.settled(grad_norm)
+        step_s = time.perf_counter() - began_s
         # Islands that step alone have norms of their own.
         lost = not isfinite(grad_norm)
-        late = self._is_late(time.perf_counter() - began_s)
-        shares = [local.loss_share, interruption.requested, settled, late, lost]
-        loss, interruptions, plateaus, lates, num_lost = workers.sum(shares)
-        step_s = time.perf_counter() - began_s
+        shares = [local.loss_share, interruption.requested, settled, self._is_late(step_s), lost]
+        froze = live and self._frozen
+        untold.steps.append(OwnStep(local, grad_norm, self.optimizer.stats(), step_s, shares, froze))
+        if not meets:
+            return None
+        told = untold.tell(self._run.workers)
+        waited_s = time.perf_counter() - began_s - step_s
+        reasons = [self._account(step, sums, waited_s if step is told[-1][0] else 0.0) for step, sums in told]
+        if self.totals.steps >= total_steps:
+            return "finished"
+        return next((reason for reason in ("tolerance", "time", "interrupted") if reason in reasons), None)
+
+    def _account(self, step: OwnStep, sums: list[float], waited_s: float) -> Reason | None:
+        """Add a step to the totals, now that all workers' shares are known; returns why it may be the last."""
+        loss, interruptions, plateaus, lates, num_lost = sums
+        totals, seconds = self.totals, step.step_s + waited_s
         totals.steps += 1
-        totals.samples += local.samples
-        totals.step_seconds += step_s
-        totals.data_wait_seconds += local.data_wait_s
+        totals.samples += step.local.samples
+        totals.step_seconds += seconds
+        totals.data_wait_seconds += step.local.data_wait_s
         totals.loss = loss
         totals.recent_loss += loss
         totals.recent_steps += 1
-        self._log(local, grad_norm, step_s)
-        if live and self._frozen:
+        self._log(step, seconds)
+        if step.froze:
             self._recorder.event(
                 totals.steps, "frozen", "second moments stand still; what travels is coded from now on"
             )
         if not isfinite(loss) or num_lost:
-            norm = f"{grad_norm:g}" if lost or not num_lost else "not finite elsewhere"
+            norm = "not finite elsewhere" if num_lost and isfinite(step.grad_norm) else f"{step.grad_norm:g}"
             raise Diverged(
                 f"the loss is {loss:g} and the gradient norm {norm}; lower optim.lr "
-                f"(now {local.lr:g}), lengthen schedule.warmup_steps or set plan.max_grad_norm = 1.0"
+                f"(now {step.local.lr:g}), lengthen schedule.warmup_steps or set plan.max_grad_norm = 1.0"
             )
-        if totals.steps >= total_steps:
-            return "finished"
         if plateaus:
             return "tolerance"
         if lates:
@@ -162,17 +187,17 @@ class Trainer:
     def _is_late(self, step_s: float) -> bool:
         """Whether the time is over after a step of so many seconds, by this worker's clock."""
         limit_s = self._run.config.max_seconds
-        return limit_s is not None and self.totals.step_seconds + step_s >= limit_s
+        return limit_s is not None and self.totals.step_seconds + self._untold.seconds + step_s >= limit_s
 
-    def _log(self, local: LocalStep, grad_norm: float, step_s: float) -> None:
-        stats = self.optimizer.stats()
+    def _log(self, step: OwnStep, seconds: float) -> None:
+        stats = step.stats
         self._recorder.step(
             self.totals,
             {
-                "lr": local.lr,
-                "grad_norm": grad_norm,
-                "step_s": step_s,
-                "data_wait_s": local.data_wait_s,
+                "lr": step.local.lr,
+                "grad_norm": step.grad_norm,
+                "step_s": seconds,
+                "data_wait_s": step.local.data_wait_s,
                 "comm_exposed_s": stats.comm_exposed_s,
                 "bytes_up": stats.bytes_up,
                 "bytes_down": stats.bytes_down,
