@@ -5,8 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -41,8 +43,8 @@ def compare(
 ) -> list[ArmResult]:
     """Run all trials that are not finished, and say what all have found.
 
-    A trial that fails leaves the others alone. Ctrl-C asks those that run to save and end: the same call goes on
-    with them.
+    A trial that fails leaves the others alone. Ctrl-C, or SIGTERM, asks those that run to save and end: the same
+    call goes on with them.
 
     Args:
         arms: what is compared.
@@ -65,23 +67,24 @@ def compare(
         *([("found", f"{done} finished trials, not repeated")] if done else []),
     ]
     display.begin(header, done, len(trials))
-    try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                running.append(_begun(waiting.pop(0), jobs, start or start_trial))
-            time.sleep(_LOOK_EVERY_S)
-            for ended in [one for one in running if one.process.poll() is not None]:
-                running.remove(ended)
-                results[ended.trial] = _result(ended)
-                done += 1
-                display.say(_line(ended.trial, results[ended.trial]))
-            if steps := _steps(running):
-                display.step(done, steps)
-    except BaseException:
-        _end(running)
-        raise
-    finally:
-        display.end()
+    with _interruptible():
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    running.append(_begun(waiting.pop(0), jobs, start or start_trial))
+                time.sleep(_LOOK_EVERY_S)
+                for ended in [one for one in running if one.process.poll() is not None]:
+                    running.remove(ended)
+                    results[ended.trial] = _result(ended)
+                    done += 1
+                    display.say(_line(ended.trial, results[ended.trial]))
+                if steps := _steps(running):
+                    display.step(done, steps)
+        except BaseException:
+            _end(running)
+            raise
+        finally:
+            display.end()
     return [ArmResult(arm, [results[trial] for trial in trials if trial.arm is arm]) for arm in arms]
 
 
@@ -99,6 +102,18 @@ def start_trial(trial: Trial, jobs: int) -> "subprocess.Popen[bytes]":
             start_new_session=True,
             env={"OMP_NUM_THREADS": threads} | os.environ,
         )
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM is an interruption too; and so is SIGINT where a shell has told its background jobs to ignore it."""
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    previous = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _begun(trial: Trial, jobs: int, start: Start) -> _Running:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -143,12 +144,34 @@ def test_an_interruption_ends_what_runs_and_keeps_what_is_finished(tmp_path):
     def start(trial, jobs):
         if processes:
             raise KeyboardInterrupt  # while the first one runs
-        processes.append(subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"]))
+        # A shell's background jobs ignore SIGINT, and what they start does too.
+        script = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL); print(flush=True); time.sleep(60)"
+        processes.append(subprocess.Popen([sys.executable, "-S", "-c", script], stdout=subprocess.PIPE))
+        assert processes[0].stdout is not None
+        with processes[0].stdout as ready:
+            ready.readline()
         return processes[0]
 
     with pytest.raises(KeyboardInterrupt):
         compare(arms, trials, 2, Silent(), start)
     assert processes[0].returncode is not None
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_interrupts_even_where_a_shell_had_it_ignored(tmp_path, number):
+    arms, trials = comparison(tmp_path, "plan.up=exact", seeds=1)
+
+    def end(trial):
+        signal.raise_signal(number)
+        return 0
+
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            compared(arms, trials, end, Silent())
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
 
 
 def test_curves_are_against_what_was_used_up(results):
