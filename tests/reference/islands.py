@@ -53,6 +53,15 @@ class LocalAdam:
             mean = torch.stack([getattr(i, name) / c for i, c in zip(having, corrections, strict=True)]).mean(0)
             for island, correction in zip(having, corrections, strict=True):
                 setattr(island, name, mean * correction)
+                if name == "m" and self.steps % (self.h * self.exp_avg_sq):
+                    self._within_adams_bound(island)
+
+    @staticmethod
+    def _within_adams_bound(island: TextbookAdam) -> None:
+        """Ours: no more momentum than gradients could have made beside this second moment."""
+        (b1, b2), t = island.betas, island.steps
+        most = max(1, (1 - b1) / (1 - b2) ** 0.5) * (1 - b1**t) * (island.v / (1 - b2**t)).sqrt()
+        island.m = island.m.clamp(-most, most)
 
 
 @dataclass

@@ -1,5 +1,8 @@
 """Islands that step alone and move an anchor together."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -215,3 +218,21 @@ def test_outer_rules_refuse_what_is_out_of_range(values):
     for rule in (SGD, adamesh.Nesterov):
         with pytest.raises(ConfigurationError, match=r"as in Nesterov\(lr=0.7"):
             rule(**values)
+
+
+@pytest.mark.parametrize("sync", [adamesh.EveryStep(), adamesh.EveryH(2), adamesh.DiLoCo(1), adamesh.Stale(1)])
+def test_an_optimizer_that_nobody_uses_any_more_goes_at_once_with_its_ways(sync):
+    p = nn.Parameter(torch.ones(2))
+    optimizer = adamesh.AdamW([p], plan=adamesh.Plan(sync=sync, wire=adamesh.Wire(up=adamesh.Int8())))
+    p.grad = torch.ones(2)
+    optimizer.step()
+    transaction = optimizer.engine.transaction
+    outer = transaction.agreement.outer
+    ways = [optimizer.engine.buckets[0].within, *(lane.passage for lane in (outer.lanes([0]) if outer else []))]
+    held = [weakref.ref(way) for way in (transaction, *ways)]
+    gc.disable()
+    try:
+        del optimizer, transaction, outer, ways
+        assert [there() for there in held] == [None] * len(held)
+    finally:
+        gc.enable()

@@ -185,3 +185,18 @@ def test_an_island_skips_a_step_alone_and_has_a_loss_scale_of_its_own():
     found = ThreadWorld(2, 2).run(law)
     assert all(torch.equal(values, found[0][0]) for values, _, _ in found)
     assert [(count, scale) for _, count, scale in found] == [(2, 4.0)] * 2 + [(3, 8.0)] * 2
+
+
+def test_momentum_of_others_is_not_divided_by_a_second_moment_that_was_never_there():
+    def law(mesh):
+        p = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+        optimizer = adamesh.AdamW([p], lr=1e-2, plan=adamesh.Plan(mesh=mesh, sync=adamesh.EveryH(2, exp_avg_sq=9)))
+        for _ in range(5):
+            p.grad = torch.tensor(
+                [1.0, float(mesh.world.rank)], dtype=torch.float64
+            )  # the first one never sees the second
+            optimizer.step()
+        return p.detach()
+
+    for value in ThreadWorld(2, 1).run(law):
+        assert value.abs().max() < 0.1

@@ -1,5 +1,6 @@
 """Averages over islands: of parameters and moments, exactly, between the owners of the same slices."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,29 @@ _VALUE = Moment(PARAMS)
 
 
 @dataclass(frozen=True)
+class Bound:
+    """How large a first moment may be beside the island's own second: as large as Adam's own gradients could make it.
+
+    |m| / (1-b1^t) <= r sqrt(v / (1-b2^t)), r = max(1, (1-b1) / sqrt(1-b2)) (Kingma & Ba 2015, section 2.1). The mean of
+    other islands' momentum may be far beyond it, where this one has seen next to no gradient (a rare word, a dead
+    pixel): without the bound, that element would go off by m / eps.
+    """
+
+    second_S: Tensor
+    decays: tuple[float, float]
+
+    def keep(self, piece: OwnedPiece, first: Tensor) -> Tensor:
+        """The piece of a first moment, within the bound."""
+        (beta1, beta2), count = self.decays, float(piece.step)
+        if beta2 >= 1.0 or not count:
+            return first
+        ratio = max(1.0, (1.0 - beta1) / math.sqrt(1.0 - beta2))
+        scale = ratio * (1.0 - beta1**count) / math.sqrt(1.0 - beta2**count)
+        most = _of(self.second_S, piece).sqrt().mul_(scale)
+        return torch.minimum(torch.maximum(first, -most), most)
+
+
+@dataclass(frozen=True)
 class Average:
     """One tensor's way to its mean."""
 
@@ -32,6 +56,8 @@ class Average:
     """By parameter, where islands have made different numbers of updates: what makes of this island's moment its share
     of the bias-corrected mean, and of that this island's moment again."""
     passage: ExactPassage
+    within: "Bound | None" = None
+    """Of a first moment whose second is not averaged along with it."""
 
     def scaled(self, tensor_S: Tensor, which: int) -> Tensor:
         """The tensor times the factors of each parameter; a copy if there are some."""
@@ -92,7 +118,8 @@ class Averaging:
             for name, tensor_S in tensors.items():
                 moment = moments.get(name, _VALUE)
                 if moment.order in what:
-                    self._under_way.append(self._launch(shard, moment, tensor_S, step))
+                    bound = _bound(shard, moment, moments) if moment.order == 1 and 2 not in what else None
+                    self._under_way.append(self._launch(shard, moment, tensor_S, bound, step))
         for leg in range(2):
             failure: Exception | None = None
             for average in self._under_way:
@@ -114,7 +141,9 @@ class Averaging:
         for average in self._under_way:
             total_S = average.scaled(average.passage.total, 1)
             for piece in average.pieces:
-                _of(average.target_S, piece).copy_(_of(total_S, piece))
+                mean = _of(total_S, piece)
+                kept = mean if average.within is None else average.within.keep(piece, mean)
+                _of(average.target_S, piece).copy_(kept)
             if average.moment is _VALUE:
                 params = {slot.place.param for slot in average.shard.bucket.slots if self._moved(PARAMS, slot.name)}
                 if params:
@@ -124,7 +153,7 @@ class Averaging:
         self._under_way = []
         return moved
 
-    def _launch(self, shard: Shard, moment: Moment, tensor_S: Tensor, step: int) -> Average:
+    def _launch(self, shard: Shard, moment: Moment, tensor_S: Tensor, bound: Bound | None, step: int) -> Average:
         pieces = [piece for piece in shard.pieces if self._moved(moment.order, piece.slot.name)]
         island = self._replicate.rank
         factors = {}
@@ -133,7 +162,7 @@ class Averaging:
             if moment.decay is not None and len(set(counts)) > 1:
                 factors[slot.place.param] = _factors(moment.decay, counts, island)
         passage = ExactPassage(self._replicate, everybody_needs_all=True)
-        average = Average(shard, moment, tensor_S, pieces, factors, passage)
+        average = Average(shard, moment, tensor_S, pieces, factors, passage, bound)
         self._meter.bytes_up += passage.launch(average.scaled(tensor_S, 0), Departure(step, 1.0, ()))
         return average
 
@@ -156,6 +185,14 @@ class Averaging:
 def _of(tensor_S: Tensor, piece: OwnedPiece) -> Tensor:
     place = piece.place
     return tensor_S[place.offset : place.offset + place.stop - place.start]
+
+
+def _bound(shard: Shard, first: Moment, moments: Mapping[str, Moment]) -> Bound | None:
+    """Of a rule that divides the first moment by the root of a second."""
+    for name, moment in moments.items():
+        if moment.order == 2 and moment.decay is not None and first.decay is not None:
+            return Bound(shard.state_S[name], (first.decay, moment.decay))
+    return None
 
 
 def _factors(decay: float, counts: Sequence[int], island: int) -> tuple[float, float]:

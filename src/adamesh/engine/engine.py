@@ -1,10 +1,11 @@
 """The engine: layout, buckets, reducer, hooks and transaction of one optimizer on one rank, put together."""
 
 import hashlib
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,8 @@ from adamesh.rules.base import Hyper, Rule
 
 __all__ = ["Engine", "without_params"]
 
+Result = TypeVar("Result")
+
 
 class Engine:
     """Everything an optimizer does between ``backward`` and new parameters. Building it is collective."""
@@ -55,7 +58,9 @@ class Engine:
         self._meter = Meter(clock)
         membership = Membership(mesh.world.size)
         crosses = plan.sync.at(0).gradients
-        wiring = Wiring(mesh, plan.full_wire, compiled, self.frozen, gradients_cross=crosses)
+        # Weakly, here and below: an optimizer that nobody uses any more must go at once, and its connections with it.
+        frozen = weakref.WeakMethod(self.frozen)
+        wiring = Wiring(mesh, plan.full_wire, compiled, lambda: _called(frozen), gradients_cross=crosses)
         self.reducer = Reducer(self.buckets, wiring, plan.overlap, self._meter)
         self.tables: list[LiveTable] = []
         travel = RowTravel(mesh, self._meter)
@@ -131,7 +136,8 @@ class Engine:
         self.transaction.agreement.adopt(shard)
         if self.plan.wire.sends_momentum:
             moment_S = shard.state_S["exp_avg"]
-            bucket.momentum = lambda: (moment_S, float(self.hyper(bucket.place.group)["betas"][0]))
+            hyper, group = weakref.WeakMethod(self.hyper), bucket.place.group
+            bucket.momentum = lambda: (moment_S, float(_called(hyper, group)["betas"][0]))
 
     def frozen(self) -> bool:
         """Whether second moments are frozen; the first group speaks for all."""
@@ -277,6 +283,13 @@ class Engine:
             f"worker {rank} and worker 0 have different parameters: {mismatch}. "
             "Every worker must build the same model and the same parameter groups in the same order"
         )
+
+
+def _called(method: weakref.WeakMethod[Callable[..., Result]], *args: Any) -> Result:
+    """What a method of an engine gives that is still there."""
+    there = method()
+    assert there is not None, "the optimizer is gone"
+    return there(*args)
 
 
 def without_params(hyper: Mapping[str, object]) -> dict[str, object]:

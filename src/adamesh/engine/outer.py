@@ -5,6 +5,7 @@ the same lane on the other islands and back. Several steps may pass between its 
 """
 
 import math
+import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -45,7 +46,8 @@ class Stretch:
 class Lane:
     """One fragment's part of one shard."""
 
-    anchor: "Anchor"
+    owner: "weakref.ref[Anchor]"
+    """Whose it is; weakly, because what holds connections must go with its optimizer."""
     fragment: int
     stretches: Sequence[Stretch]
     numel: int
@@ -58,6 +60,13 @@ class Lane:
     """What has come of it, once all is here."""
     committed: bool = False
     """What the codec has held back is up to date already."""
+
+    @property
+    def anchor(self) -> "Anchor":
+        """Whose it is."""
+        anchor = self.owner()
+        assert anchor is not None, "the optimizer is gone"
+        return anchor
 
 
 @dataclass
@@ -263,12 +272,12 @@ class OuterOptimizer:
         return num_bytes is not None
 
     def _lane(self, anchor: Anchor, fragment: int) -> Lane | None:
-        shard, count, comm = anchor.shard, self.outer.fragments, self._comm
+        me, shard, count, comm = weakref.ref(anchor), anchor.shard, self.outer.fragments, self._comm
         bucket, length = shard.bucket, anchor.value_S.numel()
         if count == 1:
             start, _ = bucket.place.shard_range(self._wiring.mesh.shard.rank, self._wiring.mesh.shard.size)
             track = self._wiring.track(bucket, comm, start, length)
-            return Lane(anchor, fragment, [Stretch(0, length, 0)], length, self._wiring.between(bucket, track), True)
+            return Lane(me, fragment, [Stretch(0, length, 0)], length, self._wiring.between(bucket, track), True)
         stretches, packed = [], 0
         grain = self._wiring.wire.grain
         for piece in shard.pieces:
@@ -287,7 +296,7 @@ class OuterOptimizer:
         # No other buffer has this number, so that no other has its random numbers.
         number = bucket.place.index * count + fragment
         track = Track(comm, number, 0, numel, bucket.dtype, anchor.value_S.device, runs, self._wiring.scratch)
-        return Lane(anchor, fragment, stretches, numel, self._wiring.between(bucket, track))
+        return Lane(me, fragment, stretches, numel, self._wiring.between(bucket, track))
 
 
 def _squares(tensor: Tensor) -> float:

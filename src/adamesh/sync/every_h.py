@@ -4,6 +4,10 @@
     after each H*Ku-th step                       m <- mean(m)
     after each H*Kv-th step                       v <- mean(v)
 
+Beyond the papers: where momentum is averaged and second moments are not, an island takes no more of it than its own
+gradients could have made beside its own second moment (Kingma & Ba 2015, section 2.1): |m| <= r sqrt(v), both
+bias-corrected. Else an element of which it has hardly seen a gradient, and others have, would go off by m / eps.
+
 Stich 2019 (local SGD), Cheng & Glasgow 2025 (Local Adam: Ku = Kv = 1), Iacob et al. 2025 (DES-LOC: Ku = 3, Kv = 6).
 Moments are never reset. Where islands have made different numbers of updates of a parameter (one skipped a step, or did
 not use it), they take the highest number, and what is averaged are the bias-corrected moments.
