@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from adamesh.replicas import average_buffers, broadcast_module
     from adamesh.rivals import SGD, Adadelta, NAdam
     from adamesh.scaler import GradScaler
+    from adamesh.sync.asynchronous import Async
     from adamesh.sync.diloco import DiLoCo
     from adamesh.sync.every_h import EveryH
     from adamesh.sync.every_step import EveryStep
@@ -43,6 +44,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "AdameshError",
+    "Async",
     "Cast",
     "DiLoCo",
     "EveryH",
@@ -89,6 +91,7 @@ _HOMES = {
     "Adam": "optimizer",
     "AdamW": "optimizer",
     "AdameshError": "errors",
+    "Async": "sync.asynchronous",
     "DiLoCo": "sync.diloco",
     "Nesterov": "sync.outer",
     "Stale": "sync.stale",

@@ -94,6 +94,8 @@ class MeshOptimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Make one step on the mean gradient of all workers. Collective.
 
+        Under ``sync=Async(...)``: push this worker's own gradient and take the newest parameters; not collective.
+
         Args:
             closure: computes the loss again and calls backward; evaluated once.
 
@@ -165,15 +167,17 @@ class MeshOptimizer(torch.optim.Optimizer):
             raise
 
     def flush(self) -> None:
-        """Do what has been put off. Collective.
+        """Do what has been put off, so that parameters and state are the same everywhere. Collective.
 
         That is: bring all rows of embeddings in groups with ``sparse="exact"`` up to date, and let fragments that are
-        on their way between islands arrive. Call it before evaluating, before changing parameters and before
-        ``state_dict()``; ``adamesh.save`` and :meth:`full_state_dict` do. It does nothing, and costs nothing, where
-        nothing was put off.
+        on their way between islands arrive; under ``sync=Async(...)``, wait until all workers have called it, answer
+        those that still train meanwhile, and make all replicas alike. Call it before evaluating, before changing
+        parameters, before ``state_dict()`` and when training ends; ``adamesh.save`` and :meth:`full_state_dict` do. It
+        does nothing, and costs nothing, where nothing was put off.
 
         Raises:
-            ParameterError: such an embedding was changed from outside while some of its rows were behind.
+            ParameterError: such an embedding was changed from outside while some of its rows were behind; under
+                ``Async``, any parameter was.
             PeerLost, CommunicationTimeout: a worker is gone.
         """
         self.engine.flush()
@@ -203,6 +207,15 @@ class MeshOptimizer(torch.optim.Optimizer):
         with agreed(self.engine):
             yield
 
+    def serve(self) -> None:
+        """Answer the other workers from now on, rather than from this worker's next ``step()`` on. Not collective.
+
+        Only for ``sync=Async(...)``, and never needed: after a :meth:`flush` a slow worker keeps others waiting
+        until it answers again. Elsewhere it does nothing.
+        """
+        if self.engine.pushing is not None:
+            self.engine.pushing.serve()
+
     @contextmanager
     def no_sync(self) -> Iterator[None]:
         """Accumulate the gradients of backwards inside this context; nothing is sent.
@@ -218,7 +231,10 @@ class MeshOptimizer(torch.optim.Optimizer):
 
     @property
     def grad_norm(self) -> Tensor:
-        """Global norm of the last step's mean gradient, before clipping, unscaled: a float64 scalar."""
+        """Global norm of the last step's mean gradient, before clipping, unscaled: a float64 scalar.
+
+        Under ``sync=Async(...)``, that of this worker's own gradient whose answers the step took.
+        """
         return self._grad_norm
 
     @property

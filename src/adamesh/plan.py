@@ -1,10 +1,12 @@
 """The plan: one frozen record of every choice about how workers share the work."""
 
 from dataclasses import dataclass, field, replace
+from typing import NoReturn
 
 from torch.distributed.device_mesh import DeviceMesh
 
-from adamesh.codecs.coding import parts
+from adamesh.codecs.coding import Coding, Parts, parts
+from adamesh.codecs.lowrank import LowRank
 from adamesh.comm.base import Mesh
 from adamesh.errors import ConfigurationError, IncompatiblePlan
 from adamesh.rules.base import Hyper
@@ -68,6 +70,8 @@ class Plan:
                 f"sync={self.sync!r}: must be a schedule, as in EveryStep() or EveryH(16); names such as 'every-16' "
                 "belong in configuration files"
             )
+        if self.sync.at(0).pushes is not None:
+            self._check_pushes()
         self._check_across()
         self._check_delay()
         self.full_wire.check()
@@ -148,6 +152,57 @@ class Plan:
                 f"sync={self.sync} with Wire(across={across}): what fades of a gradient never reaches Adam. Leave "
                 "decay out, or send pseudo-gradients: DiLoCo(h=...)"
             )
+
+    def _check_pushes(self) -> None:
+        """What needs all workers at once is unsound where they push at their own speed."""
+        wire, pushes = self.wire, self.sync.at(0).pushes
+        assert pushes is not None
+        if self.max_grad_norm is not None:
+            self._refuse_with_pushes(
+                f"max_grad_norm={self.max_grad_norm}: the global norm is that of a mean over workers, which nobody "
+                "forms. Clip each worker's own gradient, torch.nn.utils.clip_grad_norm_(params, c) before step(), and "
+                "leave max_grad_norm out"
+            )
+        if self.mesh is not None and _shape(self.mesh)[0] > 1:
+            self._refuse_with_pushes(
+                f"a mesh of {_shape(self.mesh)[0]} islands: workers push to owners sharded over all of them. Take one "
+                "island"
+            )
+        if wire.down is not None:
+            self._refuse_with_pushes(
+                f"Wire(down={wire.down}): what is coded is the difference to what everybody holds, and here workers "
+                "hold different versions. Leave down out; gradients may be coded, Wire(up=Int8())"
+            )
+        if wire.across is not None:
+            self._refuse_with_pushes(
+                f"Wire(across={wire.across}): there is one island. Code gradients, Wire(up=Int8())"
+            )
+        if pushes.compensation > 0 and pushes.outstanding > 0:
+            self._refuse_with_pushes(
+                f"outstanding={pushes.outstanding} and compensation={pushes.compensation}: the owner would compare "
+                "with a slice that the worker had not read yet. Take outstanding=0, or compensation=0"
+            )
+        if wire.up is not None:
+            self._check_pushed(wire.up, parts(wire.up), pushes.outstanding)
+
+    def _check_pushed(self, up: Coding, coded: Parts, outstanding: int) -> None:
+        if isinstance(coded.codec, LowRank):
+            self._refuse_with_pushes(
+                f"Wire(up={up}): low rank sums its factors over all workers. Take a codec, Wire(up=Feedback(Int4()))"
+            )
+        if coded.has_phases or coded.momentum:
+            self._refuse_with_pushes(
+                f"Wire(up={up}): workers are at different steps, so there is no step before which nothing is coded. "
+                "Leave the warm-up out"
+            )
+        if coded.feedback and outstanding:
+            self._refuse_with_pushes(
+                f"outstanding={outstanding} and Wire(up={up}): what is held back depends on answers that have not "
+                "come. Take outstanding=0, or a codec without feedback, Wire(up=Int8())"
+            )
+
+    def _refuse_with_pushes(self, reason: str) -> NoReturn:
+        raise IncompatiblePlan(f"sync={self.sync} with {reason}")
 
 
 def _shape(mesh: DeviceMesh | Mesh) -> tuple[int, int]:

@@ -612,3 +612,28 @@ def test_what_torch_says_tells_what_happened(said: str, meant: type) -> None:
     assert type(error) is meant
     assert str(error).startswith("all_gather number 3 on rank 1 of 4 (world): ")
     assert str(error).endswith(f"torch.distributed said: {said}")
+
+
+def letters_arrive(mesh: Mesh) -> None:
+    """Everybody writes to everybody and answers; answers are awaited before they are asked for."""
+    mailbox = mesh.world.open_mailbox()
+    rank, size = mailbox.rank, mailbox.size
+    others = [other for other in range(size) if other != rank]
+    answers = {other: torch.zeros(3, dtype=torch.uint8) for other in others}
+    coming = [mailbox.await_answer(answers[other], other, 7) for other in others]
+    sending = [mailbox.post(torch.tensor([rank, other, 1], dtype=torch.uint8), other) for other in others]
+    inbox, seen = torch.zeros(5, dtype=torch.uint8), []
+    for _ in others:
+        sender = mailbox.receive_any(inbox)
+        assert inbox[:2].tolist() == [sender, rank]
+        seen.append(sender)
+        sending.append(mailbox.answer(torch.tensor([rank, sender, 2], dtype=torch.uint8), sender, 7))
+    for work in [*sending, *coming]:
+        work.wait()
+    assert sorted(seen) == others
+    assert {other: answer.tolist() for other, answer in answers.items()} == {o: [o, rank, 2] for o in others}
+    mesh.world.exchange(b"", "the end")  # nobody leaves while others read
+
+
+def test_letters_arrive_at_the_inbox_and_answers_where_they_are_awaited(world: World) -> None:
+    world.run(letters_arrive)

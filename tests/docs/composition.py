@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,39 @@ def ways(codec: Coding) -> Mapping[str, Callable[[], None]]:
     columns: dict[str, Callable[[], None]] = {
         "UP": lambda: on(several, adamesh.Wire(up=codec)),
         "DOWN": lambda: on(several, adamesh.Wire(down=codec)),
+        "UP, Async()": lambda: pushed(sync=adamesh.Async(), wire=adamesh.Wire(up=codec)),
+        "UP, Async(outstanding=1)": lambda: pushed(sync=adamesh.Async(outstanding=1), wire=adamesh.Wire(up=codec)),
     }
     for name, shape in SHAPES.items():
         columns[f"across, {name}"] = lambda shape=shape: on(shape, adamesh.Wire(across=codec))  # type: ignore[misc]
     return columns
+
+
+def pushed(**settings: Any) -> None:
+    """A plan without steps in common."""
+    adamesh.Plan(**settings)
+
+
+ASYNC: Mapping[str, Mapping[str, Any]] = {
+    "max_grad_norm=1.0": {"max_grad_norm": 1.0},
+    "Wire(down=Int8())": {"wire": adamesh.Wire(down=adamesh.Int8())},
+    "Wire(across=Int8())": {"wire": adamesh.Wire(across=adamesh.Int8())},
+    "Wire(up=LowRank(4))": {"wire": adamesh.Wire(up=adamesh.LowRank(4))},
+    "Wire(up=Warmup(Int8(), 100))": {"wire": adamesh.Wire(up=adamesh.Warmup(adamesh.Int8(), 100))},
+    "compensation=0.04": {"sync": adamesh.Async(compensation=0.04)},
+    "compensation=0.04, outstanding=1": {"sync": adamesh.Async(compensation=0.04, outstanding=1)},
+    "max_lead=4": {"sync": adamesh.Async(max_lead=4)},
+}
+"""What else may be set beside ``sync=Async()``."""
+
+
+def asynchronous(notes: dict[str, int]) -> list[str]:
+    """The table of `ASYNC`."""
+    rows = []
+    for name, settings in ASYNC.items():
+        attempt = partial(pushed, **{"sync": adamesh.Async(), **settings})
+        rows.append(f"| {name} | {verdict(attempt, adamesh.Int8(), notes)} |")
+    return ["| | with `sync=Async()` |", "|---|---|", *rows]
 
 
 def page() -> str:
@@ -74,8 +104,9 @@ def page() -> str:
         rows.append(f"| {name} | {' | '.join(cells)} |")
     heads = list(ways(next(iter(codings.values()))))
     table = [f"| | {' | '.join(heads)} |", "|---|" + "---|" * len(heads), *rows]
+    pushes = asynchronous(notes)
     listed = [f"{number}. {text}" for text, number in notes.items()]
-    return "\n".join([INTRODUCTION, *table, "", *listed, "", *grains(), "", *schedules()]) + "\n"
+    return "\n".join([INTRODUCTION, *table, "", *pushes, "", *listed, "", *grains(), "", *schedules()]) + "\n"
 
 
 def schedules() -> list[str]:

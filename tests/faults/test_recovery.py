@@ -7,6 +7,7 @@ import pytest
 from adamesh.comm.base import Mesh
 from adamesh.comm.threads import Drop, Kill, ThreadWorld
 from adamesh.engine.gather import Gather
+from adamesh.engine.transaction import Transaction
 from adamesh.errors import PeerLost, StateLost
 from tests.checkpoint.trainee import Snapshot, Trainee, whole
 from tests.faults.training import (
@@ -102,7 +103,9 @@ def test_a_commit_that_only_one_worker_finds_cut_short_is_made_good_by_loading_o
     def live(mesh: Mesh) -> Snapshot:
         trainee = Trainee(mesh, FLOAT32, model=Small()).train(range(STEP))
         if mesh.world.rank == 0:
-            torn = trainee.optimizer.engine.transaction._gather
+            transaction = trainee.optimizer.engine.transaction
+            assert isinstance(transaction, Transaction)
+            torn = transaction._gather
             monkeypatch.setattr(torn, "land", lambda *_: (_ for _ in ()).throw(RuntimeError("no memory")))
             with pytest.raises(StateLost):
                 trainee.train(range(STEP, STEP + 1))

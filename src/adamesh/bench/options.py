@@ -10,6 +10,7 @@ from adamesh.errors import ConfigurationError
 __all__ = [
     "BASELINE",
     "FLOOR",
+    "AsyncOptions",
     "ContenderName",
     "LinkOptions",
     "ModelName",
@@ -156,6 +157,37 @@ class WireOptions:
         for name in ("rounds", "threads"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"--{name} {getattr(self, name)}: must be at least 1")
+
+
+@dataclass(frozen=True)
+class AsyncOptions:
+    """Training with one worker that is slower than the others: every step together, and each at its own speed."""
+
+    staleness: tuple[int, ...] = (1, 2, 4, 8)
+    """The bounds to try."""
+    nproc: int = 3
+    """Worker processes on this machine; the last one is the slow one."""
+    slow: float = 4.0
+    """How many times longer it takes for a step."""
+    step_ms: float = 40.0
+    """What every step takes beside its arithmetic, waited rather than computed, so that few cores are enough."""
+    batch_size: int = 32
+    """Samples of each worker's step."""
+    samples: int = 8640
+    """After how many accepted samples the test losses are compared."""
+    lr: float = 3e-3
+    """The same for all."""
+    seeds: int = 3
+    """Runs of each; losses and speeds are means."""
+    out: Path | None = None
+    """Folder for table and logs; runs/TIME-bench-async if not given."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("nproc", 2), ("batch_size", 1), ("samples", 1), ("seeds", 1), ("slow", 1), ("step_ms", 0)):
+            if not getattr(self, name) >= least:
+                raise ConfigurationError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")
+        if not self.staleness or len(set(self.staleness)) < len(self.staleness) or min(self.staleness) < 0:
+            raise ConfigurationError("--staleness: give at least one number from 0 on, and each once")
 
 
 def _check_names(option: str, given: Sequence[str], known: Sequence[str]) -> None:

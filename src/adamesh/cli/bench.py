@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 
-from adamesh.bench.options import LinkOptions, ResidualOptions, StepOptions, WireOptions
+from adamesh.bench.options import AsyncOptions, LinkOptions, ResidualOptions, StepOptions, WireOptions
 from adamesh.cli.options import parse
 from adamesh.errors import ConfigurationError
 
@@ -22,6 +22,7 @@ benchmarks:
   residual What low rank holds back of gradients where workers have different data, beside PyTorch's own hook.
   wire     What each codec costs: encoding and decoding against a copy in memory, compiled and eager; bytes per
            parameter, what is left over, and on how fast a link it pays.
+  async    Training with one slow worker: every step together, and each worker at its own speed.
 
 adamesh bench NAME --help lists a benchmark's options.
 """
@@ -67,6 +68,16 @@ installed, a plot.
 examples:
   adamesh bench residual
   adamesh bench residual --rank 2 --size 64 --steps 1000
+"""
+
+_ASYNC_DESCRIPTION = """\
+Trains the embedded digits on workers of which the last one is slowed down: every step together, and asynchronously
+with several bounds on staleness. Accepted samples per second against what the workers do alone, what was rejected of
+whom, and the test loss after the same number of accepted samples. Prints a table; writes JSON.
+
+examples:
+  adamesh bench async
+  adamesh bench async --slow 10 --staleness 4 16 --seeds 1
 """
 
 
@@ -118,9 +129,18 @@ def _wire(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _async(arguments: Sequence[str]) -> int:
+    options = parse(AsyncOptions, arguments, command="adamesh bench async", description=_ASYNC_DESCRIPTION)
+    from adamesh.bench.speeds import bench_async
+
+    bench_async(options)
+    return 0
+
+
 _BENCHMARKS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "step": _step,
     "link": _link,
     "residual": _residual,
     "wire": _wire,
+    "async": _async,
 }

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from adamesh.errors import StepOutOfSync
 
-__all__ = ["Communicator", "Completed", "Mesh", "Work", "chunk"]
+__all__ = ["Communicator", "Completed", "Mailbox", "Mesh", "Work", "chunk"]
 
 _FRAME = 256
 """Bytes of a control message's first part."""
@@ -49,6 +49,49 @@ class Completed(Work):
 
     def wait(self) -> None:
         return None
+
+
+class Mailbox(ABC):
+    """Letters between ranks that wait for nobody: what is no collective, and matched by no order of launches.
+
+    Each rank has one *inbox*, which one thread of it empties, whoever writes; an *answer* goes to a rank that has said
+    beforehand where it shall land. A letter is a flat, contiguous uint8 tensor on the CPU, to be left alone until its
+    `Work` was waited for. Letters from one rank to another arrive in the order in which they were posted; so do
+    answers on one line.
+    """
+
+    rank: int
+    size: int
+
+    @abstractmethod
+    def post(self, letter: Tensor, to: int) -> Work:
+        """Send a letter to the inbox of another rank."""
+
+    @abstractmethod
+    def receive_any(self, buffer: Tensor) -> int:
+        """Block until there is a letter in this rank's inbox, and take it; returns who wrote it.
+
+        Args:
+            buffer: as long as any letter; its first bytes are overwritten.
+
+        Raises:
+            CommunicationTimeout: nobody wrote within the timeout. (That a rank is lost is told to those who write to it
+                or wait for its answer, not here.)
+        """
+
+    @abstractmethod
+    def answer(self, letter: Tensor, to: int, line: int) -> Work:
+        """Send a letter to where rank ``to`` awaits it, or is going to."""
+
+    @abstractmethod
+    def await_answer(self, buffer: Tensor, of: int, line: int) -> Work:
+        """Let the next answer of another rank on a line land in ``buffer``, which is as long as it.
+
+        Args:
+            buffer: to be left alone until the work was waited for.
+            of: who answers.
+            line: a number from 0 on.
+        """
 
 
 class Communicator(ABC):
@@ -98,6 +141,10 @@ class Communicator(ABC):
     @abstractmethod
     def swap(self, message: bytes) -> list[bytes]:
         """Blocking: give everybody a short message of the same length on all ranks; returns all, by rank."""
+
+    @abstractmethod
+    def open_mailbox(self) -> Mailbox:
+        """A mailbox of these ranks. Collective."""
 
     def exchange(self, message: bytes, topic: str = "exchange") -> list[bytes]:
         """Blocking: give everybody a message of any length; returns all, by rank.

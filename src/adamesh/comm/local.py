@@ -5,9 +5,28 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from adamesh.comm.base import Communicator, Completed, Work
+from adamesh.comm.base import Communicator, Completed, Mailbox, Work
 
 __all__ = ["LocalCommunicator"]
+
+
+class LocalMailbox(Mailbox):
+    """Nobody writes, because nobody else is there."""
+
+    rank = 0
+    size = 1
+
+    def post(self, letter: Tensor, to: int) -> Work:
+        raise NotImplementedError("one rank has nobody to write to")
+
+    def receive_any(self, buffer: Tensor) -> int:
+        raise NotImplementedError("nobody writes to a rank that is alone")
+
+    def answer(self, letter: Tensor, to: int, line: int) -> Work:
+        raise NotImplementedError("one rank has nobody to answer")
+
+    def await_answer(self, buffer: Tensor, of: int, line: int) -> Work:
+        raise NotImplementedError("nobody answers a rank that is alone")
 
 
 class LocalCommunicator(Communicator):
@@ -40,3 +59,6 @@ class LocalCommunicator(Communicator):
 
     def swap(self, message: bytes) -> list[bytes]:
         return [message]
+
+    def open_mailbox(self) -> Mailbox:
+        return LocalMailbox()

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from adamesh.comm.base import Communicator, Work, chunk
+from adamesh.comm.base import Communicator, Mailbox, Work, chunk
 from adamesh.comm.failure import translated, wait_for
 from adamesh.comm.gloo import GlooCommunicator
 
@@ -72,6 +72,9 @@ class NcclCommunicator(Communicator):
 
     def swap(self, message: bytes) -> list[bytes]:
         return self._control.swap(message)
+
+    def open_mailbox(self) -> Mailbox:
+        return self._control.open_mailbox()
 
     def _launch(self, kind: str, launch: Callable[[], dist.Work | None]) -> Work:
         what = f"{kind} number {self._num_operations} on rank {self.rank} of {self.size} ({self._control.name})"

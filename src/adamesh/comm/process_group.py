@@ -7,13 +7,15 @@ import contextlib
 import os
 import weakref
 from datetime import timedelta
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
-from adamesh.comm.base import Communicator, Mesh
+from adamesh.comm.base import Communicator, Mailbox, Mesh
 from adamesh.comm.gloo import GlooCommunicator
+from adamesh.comm.gloo_mailbox import GlooMailbox
 from adamesh.comm.local import LocalCommunicator
 from adamesh.comm.nccl import NcclCommunicator
 from adamesh.errors import ConfigurationError
@@ -116,7 +118,7 @@ def _join(groups: list[list[int]], name: str, device: torch.device, timeout_s: f
         control = _new_group(ranks, "gloo", name, timeout_s)
         payload = _new_group(ranks, "nccl", name, timeout_s) if device.type == "cuda" else None
         if dist.get_rank() in ranks:
-            joined = GlooCommunicator(control, name)
+            joined = GlooCommunicator(control, name, partial(_mailbox, ranks, timeout_s))
             _leave_with(joined, control)
             if payload is not None:
                 joined = NcclCommunicator(payload, joined)
@@ -125,10 +127,17 @@ def _join(groups: list[list[int]], name: str, device: torch.device, timeout_s: f
     return joined
 
 
-def _leave_with(communicator: Communicator, group: dist.ProcessGroup) -> None:
-    """Give up a group's connections and threads with the communicator: torch itself keeps every group it made."""
+def _mailbox(ranks: list[int], timeout_s: float | None) -> Mailbox:
+    group = _new_group(ranks, "gloo", "mailbox", timeout_s)
+    mailbox = GlooMailbox(group)
+    _leave_with(mailbox, group)
+    return mailbox
+
+
+def _leave_with(holder: Communicator | Mailbox, group: dist.ProcessGroup) -> None:
+    """Give up a group's connections and threads with who holds it: torch itself keeps every group it made."""
     # Not at exit: by then torch may have been taken down.
-    weakref.finalize(communicator, _leave, group).atexit = False
+    weakref.finalize(holder, _leave, group).atexit = False
 
 
 def _leave(group: dist.ProcessGroup) -> None:

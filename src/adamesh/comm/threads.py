@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamesh.comm.base import Communicator, Mesh, Work, chunk
+from adamesh.comm.base import Communicator, Mailbox, Mesh, Work, chunk
 from adamesh.comm.faults import Call, Delay, Drop, Fault, Kill, WorkerKilled
 from adamesh.comm.local import LocalCommunicator
+from adamesh.comm.thread_mailbox import PostOffice, ThreadMailbox
 from adamesh.errors import CommunicationError, CommunicationTimeout, ConfigurationError, PeerLost
 
 __all__ = ["Call", "Delay", "Drop", "Fault", "Kill", "ThreadWorld", "WorkerKilled"]
@@ -54,6 +55,8 @@ class Group:
     members: tuple[int, ...]
     """The ranks of the world, by rank of the group."""
     meetings: dict[int, Meeting] = field(default_factory=dict)
+    offices: dict[int, PostOffice] = field(default_factory=dict)
+    """Of its mailboxes, by the order in which each rank opens them."""
 
 
 class Hub:
@@ -119,6 +122,14 @@ class Hub:
             f"{what}: nothing came from rank {', '.join(map(str, missing))} of the world; "
             f"see whether it waits elsewhere, hangs, or lost its message (limit {self._timeout_s} s)"
         )
+
+    def open_mailbox(self, group: Group, rank: int, number: int) -> Mailbox:
+        """A rank's end of the group's mailbox ``number``."""
+        with self._changed:
+            if number not in group.offices:
+                group.offices[number] = PostOffice(group.members, self._running, self._changed, self._timeout_s)
+            office = group.offices[number]
+        return ThreadMailbox(office, rank, lambda: self._suffer(group.members[rank]))
 
     def end(self, worker: int) -> None:
         """The rank takes part in nothing from now on."""
@@ -188,6 +199,7 @@ class ThreadCommunicator(Communicator):
         self._group = group
         self._num_launched = 0
         self._num_exchanged = 0
+        self._num_mailboxes = 0
 
     def allocate(self, numel: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         return torch.zeros(numel, dtype=dtype, device=device)
@@ -240,6 +252,10 @@ class ThreadCommunicator(Communicator):
         # Negative numbers: control messages meet among themselves.
         self._meet(-self._num_exchanged, f"exchange of {len(message)} bytes", message, received.extend).wait()
         return received
+
+    def open_mailbox(self) -> Mailbox:
+        self._num_mailboxes += 1
+        return self._hub.open_mailbox(self._group, self.rank, self._num_mailboxes)
 
     def _peers(self) -> list[int]:
         return [rank for rank in range(self.size) if rank != self.rank]

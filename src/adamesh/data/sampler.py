@@ -44,6 +44,11 @@ class GlobalSampler:
         """The epoch, from 0, that step ``step``, from 0, belongs to."""
         return step // self.steps_per_epoch
 
+    def seen(self, steps: int) -> int:
+        """How many samples the first so many steps take."""
+        epochs, rest = divmod(steps, self.steps_per_epoch)
+        return epochs * self.num_samples + min(rest * self.batch_size, self.num_samples)
+
     def global_batch(self, step: int) -> Tensor:
         """The indices (int64) that all workers together take at this step."""
         start = step % self.steps_per_epoch * self.batch_size

@@ -18,13 +18,15 @@ from adamesh.engine.hooks import Hooks
 from adamesh.engine.meter import Meter, StepStats
 from adamesh.engine.owner import Shard
 from adamesh.engine.present import Present
+from adamesh.engine.pushing.chunks import Owner
+from adamesh.engine.pushing.pushing import Pushing
 from adamesh.engine.readers import Readers, check_readers
 from adamesh.engine.reducer import Reducer
 from adamesh.engine.rows import RowStep
 from adamesh.engine.table import LiveTable, check_table, live_tables
 from adamesh.engine.transaction import Outcome, Transaction
 from adamesh.engine.travel import RowTravel
-from adamesh.engine.wiring import Wiring
+from adamesh.engine.wiring import Wiring, alone
 from adamesh.errors import AdameshError, CommunicationError, ConfigurationError, LayoutError, ParameterError
 from adamesh.layout import Layout, ParamSpec, build_layout, first_mismatch
 from adamesh.membership.base import Membership
@@ -57,16 +59,29 @@ class Engine:
         self._device = device
         self._meter = Meter(clock)
         membership = Membership(mesh.world.size)
-        crosses = plan.sync.at(0).gradients
+        pushes, crosses = plan.sync.at(0).pushes is not None, plan.sync.at(0).gradients
         # Weakly, here and below: an optimizer that nobody uses any more must go at once, and its connections with it.
         frozen = weakref.WeakMethod(self.frozen)
-        wiring = Wiring(mesh, plan.full_wire, compiled, lambda: _called(frozen), gradients_cross=crosses)
-        self.reducer = Reducer(self.buckets, wiring, plan.overlap, self._meter)
+        # Gradients that are pushed go no way that all workers take together, and leave in step().
+        wiring = (
+            alone()
+            if pushes
+            else Wiring(mesh, plan.full_wire, compiled, lambda: _called(frozen), gradients_cross=crosses)
+        )
+        self.reducer = Reducer(self.buckets, wiring, plan.overlap and not pushes, self._meter)
         self.tables: list[LiveTable] = []
         travel = RowTravel(mesh, self._meter)
         self.present = Present(self.tables, travel, self.reducer)
         rows = RowStep(self.tables, travel, self.present, rule.hyper_names)
-        self.transaction = Transaction(wiring, self.reducer, rule, plan.sync, membership, self._meter, rows)
+        self.pushing: Pushing | None = None
+        """What makes steps in place of transactions, under ``Async``."""
+        self.transaction: Transaction | Pushing
+        if pushes:
+            owner = Owner(lambda: self.layout, self._shard, rule, plan, mesh.world)
+            self.pushing = Pushing(mesh, plan, self.reducer, rule, self._meter, owner, self.hyper, wiring)
+            self.transaction = self.pushing
+        else:
+            self.transaction = Transaction(wiring, self.reducer, rule, plan.sync, membership, self._meter, rows)
         self.hooks = Hooks(self.reducer)
         self._readers = Readers(self.read, self.hooks)
         self._hypers: Sequence[Hyper] = ()
@@ -106,6 +121,8 @@ class Engine:
             layout = build_layout(specs, *shape, bucket_bytes, self.plan.full_wire.grain)
         else:
             layout = self.layout.extended(specs, bucket_bytes)
+        if self.pushing is not None and self.layout.params:
+            self.pushing.flush()
         self._compare(layout)
         self.quiesce()
         everybody = [slot.param for slot in sorted(self.slots, key=lambda slot: slot.place.param)] + params
@@ -130,14 +147,19 @@ class Engine:
     def wake(self, bucket: LiveBucket) -> None:
         """Let a bucket travel, and give it a master and state."""
         self.reducer.wake(bucket)
+        if self.pushing is not None:
+            self.pushing.connect(bucket)
+        else:
+            shard = self.transaction.shards[bucket.place.index] = self._shard(bucket)
+            self.transaction.agreement.adopt(shard)
+            if self.plan.wire.sends_momentum:
+                moment_S = shard.state_S["exp_avg"]
+                hyper, group = weakref.WeakMethod(self.hyper), bucket.place.group
+                bucket.momentum = lambda: (moment_S, float(_called(hyper, group)["betas"][0]))
+
+    def _shard(self, bucket: LiveBucket) -> Shard:
         names, separate = self.state_names(bucket), self.keeps_master(bucket)
-        shard = Shard(bucket, self.layout, self.mesh.shard, names, self.rule.scalars, separate=separate)
-        self.transaction.shards[bucket.place.index] = shard
-        self.transaction.agreement.adopt(shard)
-        if self.plan.wire.sends_momentum:
-            moment_S = shard.state_S["exp_avg"]
-            hyper, group = weakref.WeakMethod(self.hyper), bucket.place.group
-            bucket.momentum = lambda: (moment_S, float(_called(hyper, group)["betas"][0]))
+        return Shard(bucket, self.layout, self.mesh.shard, names, self.rule.scalars, separate=separate)
 
     def frozen(self) -> bool:
         """Whether second moments are frozen; the first group speaks for all."""
@@ -145,7 +167,8 @@ class Engine:
 
     def keeps_master(self, bucket: LiveBucket) -> bool:
         """Whether a bucket's master is kept apart from what replicas hold, which is less."""
-        return bucket.low_precision or self.plan.full_wire.down is not None
+        # Of a slice that others push into, the model gets what was answered.
+        return bucket.low_precision or self.plan.full_wire.down is not None or self.pushing is not None
 
     def state_names(self, bucket: LiveBucket) -> tuple[str, ...]:
         """The state tensors that the rule keeps for a bucket's parameters."""
@@ -193,7 +216,10 @@ class Engine:
                 self.present.refresh(table, rows)
 
     def flush(self) -> None:
-        """Bring all rows of exact tables to the present. Collective."""
+        """Bring all rows of exact tables to the present, and pushes to rest. Collective."""
+        if self.pushing is not None:
+            with self._or_broken("pushes could not be brought to rest"):
+                self.pushing.flush()
         if any(table.missed for table in self.tables):
             with torch.no_grad(), self._or_broken("rows of embeddings could not be brought up to date"):
                 self.agree(self.present.changed(), ParameterError, "flush")
@@ -215,7 +241,7 @@ class Engine:
 
     def drain(self, hypers: Sequence[Hyper]) -> None:
         """Make the updates that are outstanding. Collective."""
-        if self.transaction.outstanding.parcels:
+        if isinstance(self.transaction, Transaction) and self.transaction.outstanding.parcels:
             self.quiesce()
             self.transaction.drain(hypers, self.plan.max_grad_norm)
 

@@ -1,13 +1,31 @@
 """What a step cost: bytes and seconds, counted where they are spent."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from adamesh.comm.base import Communicator, Work
 
-__all__ = ["Meter", "StepStats"]
+__all__ = ["Meter", "PushStats", "StepStats"]
+
+
+@dataclass(frozen=True)
+class PushStats:
+    """What became of this worker's gradients under ``sync=Async(...)``.
+
+    Counts are of chunks, an owner's part of a bucket each, since the optimizer was built.
+    """
+
+    accepted_share: float
+    """Of the elements that the last step pushed (or of the last step whose answers it took)."""
+    accepted: int
+    stale: int
+    """Rejected, because the chunk had had too many updates since it was read."""
+    non_finite: int
+    """Rejected, because there was a NaN or an infinity in the gradient."""
+    staleness: Mapping[int, int]
+    """How many chunks, accepted or stale ones, had had how many updates since they were read."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +53,8 @@ class StepStats:
     buckets_resent: int
     """Buckets sent again in ``step()`` because some rank completed or rewrote them after they left."""
     staleness: int = 0
-    """Steps between reading parameters and applying their gradient."""
+    """Steps between reading parameters and applying their gradient; under ``Async``, updates by anybody in
+    between, the most of any chunk."""
     divergence: float | None = None
     """When islands agreed last: the root mean square distance of their parameters from the mean, over the mean's
     length. None before, and where islands step together."""
@@ -43,6 +62,8 @@ class StepStats:
     """Bytes of all kinds this rank sent per step, from one agreement of islands to the next, of those the last."""
     frozen_after: int | None = None
     """Updates after which second moments were frozen, and codecs that wait for it set in; None: not (yet)."""
+    pushes: PushStats | None = None
+    """What became of pushed gradients; None where nothing is pushed."""
 
 
 class Meter:

@@ -111,10 +111,14 @@ class Shard:
             # Where there was nobody to sum with, this is p.grad's own memory, which is not ours to scale.
             alone = self.bucket.grad_N is not None and reduced_S.data_ptr() == self.bucket.send_N.data_ptr()
             reduced_S = reduced_S * coefficient if alone else reduced_S.mul_(coefficient)
+        self.apply(rule, hyper, used, reduced_S)
+
+    def apply(self, rule: Rule, hyper: Hyper, used: set[int], grad_S: Tensor) -> None:
+        """One step of the rule with this gradient of the slice, on the pieces of the parameters in ``used``."""
         moving = [piece for piece in (*self.pieces, *self.witnesses) if piece.place.param in used]
         if not moving:
             return
-        grads = [reduced_S[p.place.offset : p.place.offset + p.place.stop - p.place.start] for p in moving]
+        grads = [grad_S[p.place.offset : p.place.offset + p.place.stop - p.place.start] for p in moving]
         names = rule.state_names(hyper)
         rule.update(
             Operands(

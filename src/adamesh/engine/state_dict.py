@@ -144,6 +144,8 @@ def restore(engine: Engine, source: StateSource, step_number: int) -> None:
     Raises:
         CheckpointError: what :func:`fetch` says.
     """
+    if engine.pushing is not None:
+        engine.pushing.refuse_while_serving()
     held = fetch(engine, source)
     for bucket in engine.buckets:
         stirred = any(held.steps(slot.name) or set(SHARED) & {*held.keys(slot.name)} for slot in bucket.slots)
@@ -178,6 +180,8 @@ def restore(engine: Engine, source: StateSource, step_number: int) -> None:
             number.fill_(held.scalars(slot.name)[key] if slot.steps else engine.rule.scalars[key])
         slot.param_version = slot.param._version
     engine.transaction.go_on_from(step_number)
+    if engine.pushing is not None:
+        engine.pushing.restart()
 
 
 def _restore_residuals(engine: Engine, held: PieceSource, step_number: int) -> None:
@@ -288,6 +292,8 @@ def _rules_own(keys: Iterable[str]) -> set[str]:
 
 def _refuse_torn(engine: Engine) -> None:
     """A torn state must not pass for a good one; after an aborted step the state is good."""
+    if engine.pushing is not None:
+        engine.pushing.refuse_while_serving()
     if isinstance(engine.transaction.broken, StateLost):
         engine.transaction.refuse_if_broken()
 

@@ -7,6 +7,7 @@ from adamesh.codecs.coding import Coding, parts
 from adamesh.codecs.lowrank import LowRank
 from adamesh.comm.base import Communicator, Mesh
 from adamesh.comm.coder import Scratch
+from adamesh.comm.local import LocalCommunicator
 from adamesh.engine.bucket import LiveBucket, LiveSlot
 from adamesh.engine.coded import CodedPassage, RoundTrip, Track
 from adamesh.engine.lowrank import LowRankPassage, Place
@@ -15,7 +16,7 @@ from adamesh.engine.passage import ExactPassage, Passage
 from adamesh.engine.warmup import WarmupPassage
 from adamesh.wire import Wire
 
-__all__ = ["Wiring"]
+__all__ = ["Wiring", "alone"]
 
 
 class Wiring:
@@ -121,6 +122,12 @@ class Wiring:
         runs = [(slot.start, slot.stop) for slot in bucket.place.slots]
         device = bucket.param_N.device
         return Track(comm, bucket.place.index, offset, numel, bucket.dtype, device, runs, self.scratch)
+
+
+def alone() -> Wiring:
+    """No ways at all: gradients are taken out of backward, and somebody else sends them."""
+    comm = LocalCommunicator()
+    return Wiring(Mesh(comm, comm, comm), Wire(), {}, lambda: False)
 
 
 def _places(bucket: LiveBucket) -> list[Place]:

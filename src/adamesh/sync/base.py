@@ -7,7 +7,7 @@ from adamesh.codecs.coding import Coding
 from adamesh.errors import ConfigurationError
 from adamesh.sync.outer import OuterRule
 
-__all__ = ["PARAMS", "Outer", "Schedule", "SyncPlan", "is_every_step", "require_whole"]
+__all__ = ["PARAMS", "Outer", "Pushes", "Schedule", "SyncPlan", "is_every_step", "require_whole"]
 
 PARAMS = 0
 """What `SyncPlan.averages` calls parameters; the moments are called by their order, 1 and 2."""
@@ -25,6 +25,20 @@ class Outer:
     """Share of its own parameters that an island keeps when the anchor has moved."""
     codec: Coding | None
     """How they are coded on their way between islands, there and back; None is exact."""
+
+
+@dataclass(frozen=True)
+class Pushes:
+    """How workers that wait for nobody exchange gradients and parameters with the owners of slices."""
+
+    staleness: int
+    """Updates that a slice may have had since a gradient's worker read it; a gradient from further back is rejected."""
+    outstanding: int
+    """Pushes whose answers a worker does not wait for."""
+    max_lead: int | None
+    """Steps that a worker may be ahead of the slowest; None: any."""
+    compensation: float
+    """Factor of the delay compensation; 0: none."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +64,10 @@ class SyncPlan:
     """those whose sums are sent on to everybody,"""
     land: tuple[int, ...] = ()
     """and those whose means arrive, and move anchor and parameters."""
+
+    pushes: Pushes | None = None
+    """Workers push and pull, each at its own speed, and there are no steps that all take together. The same in every
+    step of a schedule."""
 
 
 class Schedule(ABC):

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from adamesh.data.sampler import share
+from adamesh.data.sampler import GlobalSampler, share
 from adamesh.data.seeds import derived_seed
 from adamesh.data.split import AugmentedSplit
 from adamesh.train.run import Run
 
-__all__ = ["Loader", "Part", "StepData", "training_batch"]
+__all__ = ["Loader", "Part", "StepData", "prepared", "training_batch"]
 
 
 @dataclass(frozen=True)
@@ -81,16 +81,20 @@ class Loader:
         return self._coming.pop(step).result()
 
     def _prepare(self, step: int) -> tuple[Part, ...]:
-        run = self._run
-        indices = self._sampler.global_batch(step)
-        start, stop = share(len(indices), run.workers.rank, run.workers.size)
-        epoch = self._sampler.epoch(step)
-        parts = []
-        for part in indices[start:stop].tensor_split(run.config.micro_batches):
-            if len(part):
-                batch = training_batch(run, part, epoch)
-                parts.append(Part(_pinned(batch) if run.device.type == "cuda" else batch, len(part)))
-        return tuple(parts)
+        return prepared(self._run, self._sampler, step, self._run.workers.rank)
+
+
+def prepared(run: Run, sampler: GlobalSampler, step: int, number: int) -> tuple[Part, ...]:
+    """Part ``number`` of a step's global batch, which is cut into as many as there are workers."""
+    indices = sampler.global_batch(step)
+    start, stop = share(len(indices), number, run.workers.size)
+    epoch = sampler.epoch(step)
+    parts = []
+    for part in indices[start:stop].tensor_split(run.config.micro_batches):
+        if len(part):
+            batch = training_batch(run, part, epoch)
+            parts.append(Part(_pinned(batch) if run.device.type == "cuda" else batch, len(part)))
+    return tuple(parts)
 
 
 def training_batch(run: Run, indices: Tensor, epoch: int) -> Any:

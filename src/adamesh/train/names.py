@@ -53,6 +53,8 @@ def build_schedule(settings: PlanSettings) -> Schedule:
     name = settings.schedule
     if name.kind == "every-step":
         return adamesh.EveryStep()
+    if name.kind == "async":
+        return adamesh.Async() if name.staleness is None else adamesh.Async(name.staleness)
     if name.kind == "every":
         return adamesh.EveryH(name.h)
     if name.kind == "des-loc":

@@ -208,7 +208,8 @@ class PlanSettings:
     """When islands agree: every-step; every-16: they step alone and average after every 16th step; des-loc-32: the
     same, and moments 3 and 6 times as rarely; diloco-64: an outer rule moves an anchor by what islands have learnt in
     64 steps, with -streaming-4 in 4 fragments, with -delay-2 while 2 more steps are made; stale-1: every step, with the
-    gradients of the step before."""
+    gradients of the step before; async-8: each worker at its own speed, with gradients that are up to 8 updates old
+    (any number; async: 8)."""
     outer_lr: float | None = None
     """diloco: share of what islands have learnt that the anchor moves by; not set: 0.7."""
     outer_momentum: float | None = None
@@ -257,7 +258,7 @@ class PlanSettings:
         """How many there are of so many workers."""
         if self.islands is not None:
             return self.islands
-        return 1 if self.schedule.is_every_step else world_size
+        return 1 if self.schedule.is_every_step or self.schedule.kind == "async" else world_size
 
     def described(self, world_size: int) -> str:
         """One line for the run's header."""
@@ -342,6 +343,8 @@ class RunConfig:
         _require_positive("max_seconds", self.max_seconds)
         _require_positive("tolerance", self.tolerance)
         _require_at_least("tolerance_steps", self.tolerance_steps, 2)
+        together = self.tolerance is None or self.plan.schedule.kind != "async"
+        _require(together, "tolerance", self.tolerance, f"nobody knows the norm of a mean under {self.plan.sync}")
 
     def check_world(self, world_size: int) -> None:
         """Refuse a number of workers that this configuration cannot be cut over; call after `resolved`.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from adamesh.train.events import Event
+from adamesh.train.fate import PushingReport
 from adamesh.train.files import json_line, write_whole
 
 __all__ = ["Summary"]
@@ -42,6 +43,8 @@ class Summary:
     best: Mapping[str, Any]
     """The evaluation that was the best: ``metric``, ``value`` and ``step``."""
     stopped: Literal["finished", "tolerance", "time", "early-stop", "interrupted"]
+    asynchronous: PushingReport | None = None
+    """How pushes fared, where workers go at their own speed."""
 
     def write(self, path: Path) -> None:
         write_whole(path, json_line(asdict(self)) + "\n")
@@ -66,6 +69,7 @@ class Summary:
             ("sent up per step", _readable(self.bytes_up_per_step)),
             ("sent down per step", _readable(self.bytes_down_per_step)),
             *([] if self.frozen_after is None else [("frozen after", f"{self.frozen_after:,} updates")]),
+            *([] if self.asynchronous is None else self.asynchronous.rows()),
             ("events", str(len(self.events))),
         ]
 

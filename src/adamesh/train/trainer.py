@@ -1,6 +1,7 @@
 """The training loop: step, agree, log, evaluate, save; until the end, a plateau, or an interruption."""
 
 import time
+from collections.abc import Sequence
 from math import isfinite
 from typing import Literal
 
@@ -9,12 +10,14 @@ import torch
 import adamesh
 from adamesh.data.seeds import derived_seed
 from adamesh.errors import ConfigurationError, Diverged
+from adamesh.optimizer import MeshOptimizer
 from adamesh.train.best import Best
 from adamesh.train.checkpoints import CheckpointFolder
 from adamesh.train.config import config_hash
 from adamesh.train.evaluate import evaluate
 from adamesh.train.names import build_optimizer, build_plan
 from adamesh.train.progress import Display
+from adamesh.train.pushing import Stretches
 from adamesh.train.record import Recorder
 from adamesh.train.run import Run, Totals
 from adamesh.train.step import Stepper
@@ -49,12 +52,18 @@ class Trainer:
         self._sync = plan.sync
         self._untold = Untold()
         self._stepper = Stepper(run, self.model, self.optimizer)
+        self._recorder = Recorder(run, display)
+        self._stretches: Stretches | None = None
+        """Where workers go at their own speed."""
+        if plan.sync.at(0).pushes is not None:
+            assert isinstance(self.optimizer, MeshOptimizer)
+            lrs = [group["lr"] for group in self.optimizer.param_groups]
+            self._stretches = Stretches(run, self.model, self.optimizer, lrs, self._recorder)
         folder = run.folder / "checkpoints"
         self._checkpoints = CheckpointFolder(folder, run.workers, run.config.keep_checkpoints)
         self._best_checkpoint = CheckpointFolder(run.folder / "best", run.workers, keep=1)
         self._plateau = Plateau(run.config.tolerance, run.config.tolerance_steps)
         self._best = Best(run.config.best_metric, run.config.best_is, run.config.patience)
-        self._recorder = Recorder(run, display)
         self._step_under_way = 0
         self.totals = Totals()
 
@@ -83,10 +92,13 @@ class Trainer:
             with Interruption() as interruption:
                 reason = self._loop(interruption)
         except Exception as error:
-            error.add_note(f"in step {self._step_under_way}")
+            under_way = self._step_under_way if self._stretches is None else self._stretches.step_under_way
+            error.add_note(f"in step {under_way}")
             raise
         finally:
             self._stepper.close()
+            if self._stretches is not None:
+                self._stretches.close()
             self._recorder.end()
         if reason != "interrupted" and "frozen_after" in self.optimizer.param_groups[0] and not self._frozen:
             late = "second moments have not settled, nothing was coded: lower optim.betas[1] or set optim.freeze_at"
@@ -106,9 +118,13 @@ class Trainer:
         reason: Reason | None = "finished" if self.totals.steps >= total_steps else None
         self.model.train()
         while reason is None:
-            made = self.totals.steps + len(self._untold.steps) + 1
-            due = made >= total_steps or made % evaluate_every == 0 or made % save_every == 0
-            reason = self._step(interruption, total_steps, meets=due or meets_after(self._sync, made - 1))
+            if self._stretches is not None:
+                pauses = (evaluate_every, save_every, total_steps)
+                reason = self._stretch(self._stretches, interruption, total_steps, pauses)
+            else:
+                made = self.totals.steps + len(self._untold.steps) + 1
+                due = made >= total_steps or made % evaluate_every == 0 or made % save_every == 0
+                reason = self._step(interruption, total_steps, meets=due or meets_after(self._sync, made - 1))
             if self._untold.steps:
                 continue
             if reason in ("finished", "tolerance", "time"):
@@ -188,6 +204,16 @@ class Trainer:
         """Whether the time is over after a step of so many seconds, by this worker's clock."""
         limit_s = self._run.config.max_seconds
         return limit_s is not None and self.totals.step_seconds + self._untold.seconds + step_s >= limit_s
+
+    def _stretch(
+        self, stretches: Stretches, interruption: Interruption, total_steps: int, pauses: Sequence[int]
+    ) -> Reason | None:
+        """All steps up to the next pause, each worker at its own speed; the same answer on every worker."""
+        until = min(*(self.totals.steps - self.totals.steps % every + every for every in pauses), total_steps)
+        stopped = stretches.advance(self.totals, until, lambda: interruption.requested, self._is_late)
+        if self.totals.steps >= total_steps:
+            return "finished"
+        return stopped
 
     def _log(self, step: OwnStep, seconds: float) -> None:
         stats = step.stats
@@ -301,4 +327,5 @@ class Trainer:
             config_hash=config_hash(run.config),
             best={"metric": self._best.metric, "value": self._best.value, "step": self._best.step},
             stopped=reason,
+            asynchronous=None if self._stretches is None else self._stretches.report(),
         )

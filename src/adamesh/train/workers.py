@@ -7,6 +7,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 
 __all__ = ["Workers"]
 
@@ -71,6 +72,12 @@ class Workers:
         dist.broadcast(tensor, src=0, group=self._group)
         numbers: list[int] = tensor.tolist()
         return numbers
+
+    def store(self) -> Store | None:
+        """Counters and values that all workers share; None for a worker that is alone."""
+        if self._group is None:
+            return None
+        return PrefixStore("adamesh train", dist.distributed_c10d._get_default_store())
 
     def part(self) -> None:
         """Leave in good order. Not for a failed run: a worker that is gone would be waited for."""

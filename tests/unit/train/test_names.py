@@ -93,3 +93,22 @@ def test_clipping_what_is_not_sent_is_refused_before_workers_start():
     config = RunConfig(optim=OptimSettings("onebit-adam"), plan=PlanSettings(islands=2, max_grad_norm=1.0))
     with pytest.raises(IncompatiblePlan, match=r"max_grad_norm=1.0 with Wire"):
         check_plan(replace(config, optim=config.optim.filled(1e-3, None)), 2)
+
+
+def test_async_may_say_its_staleness():
+    assert build_schedule(PlanSettings(sync="async")) == adamesh.Async()
+    assert build_schedule(PlanSettings(sync="async-3")) == adamesh.Async(staleness=3)
+
+
+@pytest.mark.parametrize("name", ["async-", "async-x", "asynchronous"])
+def test_other_names_of_schedules_are_refused(name):
+    with pytest.raises(ConfigurationError, match=r"plan\.sync"):
+        PlanSettings(sync=name)
+
+
+def test_what_is_unsound_under_async_is_found_before_workers_are_started():
+    plan = PlanSettings(sync="async", max_grad_norm=1.0)
+    with pytest.raises(IncompatiblePlan, match="max_grad_norm"):
+        check_plan(RunConfig(plan=plan, optim=OptimSettings(betas=(0.9, 0.999))), 2)
+    with pytest.raises(ConfigurationError, match="tolerance"):
+        RunConfig(plan=PlanSettings(sync="async"), tolerance=0.1)
