@@ -81,15 +81,15 @@ def _powersgd(module: DistributedDataParallel) -> None:
     module.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
 
 
-# With several buckets torch's hook starts its second reductions from whichever thread is first, in another order on each
-# worker, and Gloo then ends the process: everything in one.
+# With several buckets torch's hook starts its second reductions from whichever thread is first, in another order on
+# each worker, and Gloo then ends the process: everything in one.
 _ONE_BUCKET = {"bucket_cap_mb": 1024}
 
 _DDP: Mapping[str, tuple[str, Callable[[DistributedDataParallel], None], Mapping[str, Any]]] = {
     "ddp": ("DistributedDataParallel + AdamW(fused=True)", _exact, {}),
     "ddp-bf16": ("the same with torch's bf16_compress_hook", _bf16, {}),
     "ddp-powersgd": (
-        f"the same with torch's powerSGD_hook, rank {POWERSGD_RANK}, exact for the first {POWERSGD_START} steps, one bucket",
+        f"the same with torch's powerSGD_hook, rank {POWERSGD_RANK}, exact for {POWERSGD_START} steps, in one bucket",
         _powersgd,
         _ONE_BUCKET,
     ),
