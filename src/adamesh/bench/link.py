@@ -92,7 +92,7 @@ def bench_link(options: LinkOptions, console: Console | None = None) -> LinkResu
         ConfigurationError: hosts cannot be made here: not root, no iproute2, no such kernel.
         AdameshError: a worker failed; one line says which and why.
     """
-    console = console or Console(highlight=False, markup=False, width=max(110, Console().width))
+    console = console or Console(highlight=False, markup=False, width=max(130, Console().width))
     folder = options.out or Path("runs") / time.strftime("%Y%m%d-%H%M%S-bench-link")
     machine = Machine.observed()
     with Hosts(options.hosts, options.mbit) as hosts:
@@ -175,6 +175,7 @@ def _print(console: Console, result: LinkResult) -> None:
     table = Table(*columns, box=SIMPLE_HEAD)
     for column in table.columns[1:]:
         column.justify = "right"
+    table.columns[0].no_wrap = True
     first = next(iter(result.standings.values()))
     for name, s in result.standings.items():
         sooner = (first.to_first_loss_s or 0.0) / s.to_first_loss_s if s.to_first_loss_s else None
