@@ -10,9 +10,9 @@ from adamesh.errors import ConfigurationError
 
 
 def test_ours_stays_bounded_where_torchs_grows_with_every_step(tmp_path):
-    norms = bench_residual(ResidualOptions(steps=400, out=tmp_path))
+    norms = bench_residual(ResidualOptions(steps=200, out=tmp_path))
     marks = json.loads((tmp_path / "residual.json").read_text())["trial"]["marks"]
-    late = [index for index, mark in enumerate(marks) if mark >= 100]
+    late = [index for index, mark in enumerate(marks) if mark >= 40]
     first, last = late[0], late[-1]
     stretch = marks[last] / marks[first]
     assert norms["torch"][last] / norms["torch"][first] > 0.8 * stretch
