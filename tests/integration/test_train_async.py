@@ -31,7 +31,9 @@ def test_a_run_at_everybodys_own_speed_is_stopped_and_goes_on_with_other_workers
 
 
 def test_a_worker_that_is_killed_is_missed_by_the_others(run, mine, tmp_path):
-    code, _, err = run("train", mine, "--out", "run", "--plan.sync", "async", FAIL_RANK="0", FAIL_BY="SIGKILL")
+    # Workers do not wait for each other: slowly, so that the other one is training too when this one is killed.
+    failing = {"FAIL_RANK": "0", "FAIL_BY": "SIGKILL", "SLOW_S": "0.5"}
+    code, _, err = run("train", mine, "--out", "run", "--plan.sync", "async", **failing)
     assert code == 1
     assert err.startswith("adamesh: worker 0 was killed (SIGKILL): ")
     assert "PeerLost" in (tmp_path / "run" / "logs" / "1" / "worker1.log").read_text()
