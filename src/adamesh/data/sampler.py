@@ -55,7 +55,9 @@ class GlobalSampler:
         return self._epoch_order(self.epoch(step))[start : start + self.batch_size]
 
     def _epoch_order(self, epoch: int) -> Tensor:
-        if self._permutation is None or self._permutation[0] != epoch:
+        # A loader's thread may ask for the next epoch meanwhile: what was looked at is what is returned.
+        held = self._permutation
+        if held is None or held[0] != epoch:
             generator = torch.Generator().manual_seed(derived_seed("order", self.seed, epoch))
-            self._permutation = (epoch, torch.randperm(self.num_samples, generator=generator))
-        return self._permutation[1]
+            held = self._permutation = (epoch, torch.randperm(self.num_samples, generator=generator))
+        return held[1]

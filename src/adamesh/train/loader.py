@@ -63,7 +63,7 @@ class Loader:
         start_s = time.perf_counter()
         parts = self._prepare(step) if self._thread is None else self._prepared(self._thread, step)
         waited_s = time.perf_counter() - start_s
-        return StepData(parts, len(self._sampler.global_batch(step)), waited_s)
+        return StepData(parts, self._sampler.seen(step + 1) - self._sampler.seen(step), waited_s)
 
     def close(self) -> None:
         """Drop what was prepared and end the thread; a batch under way is finished first."""

@@ -58,3 +58,20 @@ def test_epochs_and_seeds_have_orders_of_their_own():
 def test_the_last_batch_of_an_epoch_may_be_short():
     sampler = GlobalSampler(num_samples=10, batch_size=4, seed=0)
     assert [len(sampler.global_batch(step)) for step in range(6)] == [4, 4, 2, 4, 4, 2]
+
+
+def test_another_thread_that_asks_for_the_next_epoch_in_between_changes_no_batch():
+    sampler = GlobalSampler(num_samples=20, batch_size=10, seed=0)
+    expected = sampler.global_batch(0)
+
+    class Interrupted(tuple):
+        """The order that is kept; whoever looks which epoch's it is loses the processor to another thread."""
+
+        def __getitem__(self, index):
+            if index == 0 and sampler._permutation is self:
+                sampler._permutation = (1, torch.randperm(20))
+            return super().__getitem__(index)
+
+    assert sampler._permutation is not None
+    sampler._permutation = Interrupted(sampler._permutation)
+    assert torch.equal(sampler.global_batch(0), expected)
