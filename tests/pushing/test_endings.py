@@ -104,7 +104,8 @@ def test_a_worker_that_dies_while_others_rest_is_missed_by_them():
         worker = Pusher(mesh, adamesh.Async())
         if mesh.world.rank == 1:
             raise ZeroDivisionError("as planned")
-        with pytest.raises(PeerLost, match="rank 1"):
+        # The one that died, or the other one, which missed it first and ended.
+        with pytest.raises(PeerLost, match=rf"rank [{'12' if mesh.world.rank == 0 else '01'}] (has )?ended"):
             worker.optimizer.flush()
         return "missed"
 
