@@ -1,6 +1,6 @@
 """One step: begin, exchange, vote, commit or abort. Until the commit, nothing a step touches has changed.
 
-    header   who has what: incomplete and rewritten buckets, used slots, parameters changed from outside, errors
+    header   who has what (`adamesh.engine.opening`)
     drain    every bucket has arrived and is summed
     vote     is everybody ready, and what is the norm of the mean gradient
     commit   update and gather, bucket by bucket
@@ -12,48 +12,31 @@ An error before the commit is raised on every rank and leaves parameters and sta
 is cut short leaves a *torn* optimizer, which says so and refuses to go on until it is loaded.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from adamesh.comm.base import Communicator
 from adamesh.engine.agreement import Agreement
-from adamesh.engine.bucket import LiveBucket, LiveSlot
+from adamesh.engine.bucket import LiveBucket
 from adamesh.engine.gather import Gather
-from adamesh.engine.header import Flags, Header, Vote
+from adamesh.engine.header import Vote
 from adamesh.engine.meter import Meter, StepStats
+from adamesh.engine.opening import Opening, Peers, in_words
 from adamesh.engine.outstanding import Outstanding
 from adamesh.engine.owner import Shard
 from adamesh.engine.reducer import Reducer
 from adamesh.engine.rows import RowStep
 from adamesh.engine.wiring import Wiring
-from adamesh.errors import (
-    AdameshError,
-    CommunicationError,
-    ConfigurationError,
-    GradientError,
-    ParameterError,
-    StateLost,
-    StepOutOfSync,
-)
+from adamesh.errors import AdameshError, CommunicationError, StateLost, StepOutOfSync
 from adamesh.membership.base import Membership
 from adamesh.rules.base import Hyper, Rule
 from adamesh.sync.base import Schedule
 
 __all__ = ["Outcome", "Transaction"]
-
-_EDITED = (
-    "the gradient of {name!r} was changed after it was sent to the other workers (clip_grad_norm_ or "
-    "GradScaler.unscale_ do that), so the change would be lost. Clip with Plan(max_grad_norm=...), scale with "
-    "adamesh.GradScaler, or send in step() with Plan(overlap=False)"
-)
 
 
 @dataclass(frozen=True)
@@ -96,6 +79,7 @@ class Transaction:
         self._gather = Gather(wiring, meter)
         self.agreement = Agreement(wiring, reducer.buckets, self.shards, rule, schedule.at(0).outer, meter)
         self.outstanding = Outstanding(reducer, wiring, schedule.at(0).delay)
+        self._opening = Opening(reducer, rows, self.shards, rule, membership, meter, self.agreement.refresh)
         self.go_on_from(0)
 
     def run(
@@ -122,7 +106,7 @@ class Transaction:
         waiting = self.outstanding
         with self._or_broken():
             self.reducer.begin(loss_scale)
-            used = self._agree(hypers, loss_scale, wake)
+            used = self._opening.agree(self._peers, hypers, loss_scale, wake)
             if not waiting.delay:
                 outcome = self._update(used, hypers, max_grad_norm, loss_scale)
                 self.reducer.close_window()
@@ -198,13 +182,11 @@ class Transaction:
         return self._membership.weight if self.reducer.islands_agree else 1.0 / self._mesh.shard.size
 
     @property
-    def _peers(self) -> Communicator:
-        """Who makes the step together."""
-        return self._mesh.world if self.reducer.islands_agree else self._mesh.shard
-
-    def _worker(self, rank: int) -> int:
-        """The number in the world of one of the peers."""
-        return rank if self.reducer.islands_agree else rank + self._mesh.replicate.rank * self._mesh.shard.size
+    def _peers(self) -> Peers:
+        mesh = self._mesh
+        if self.reducer.islands_agree:
+            return Peers(mesh.world, 0)
+        return Peers(mesh.shard, mesh.replicate.rank * mesh.shard.size)
 
     def refuse_if_broken(self) -> None:
         """Raise what stops further steps, if anything does."""
@@ -237,150 +219,11 @@ class Transaction:
             bytes_per_step=meter.bytes_per_step,
         )
 
-    # -- begin -----------------------------------------------------------------------------------------------
-
-    def _agree(self, hypers: Sequence[Hyper], loss_scale: float | None, wake: Callable[[LiveBucket], None]) -> set[int]:
-        """Exchange headers, send what must be sent (again); returns the parameters that some rank used."""
-        reducer, buckets = self.reducer, self.reducer.buckets
-        reducer.flush()
-        edited = reducer.inspect()
-        slots = [slot for bucket in buckets for slot in bucket.slots] + self.rows.slots
-        is_changed = [slot.changed for slot in slots]
-        changed = [slot for slot, it_is in zip(slots, is_changed, strict=True) if it_is]
-        failure: AdameshError | None = next(filter(None, map(_misfit, changed)), None)
-        if failure is None and reducer.failure is not None:
-            failure = GradientError(reducer.failure)
-        elif failure is None and edited:
-            failure = GradientError(_EDITED.format(name=edited[0].name))
-        failure = failure or self.rows.inspect() or self._bad_hyper(hypers)
-        mine = Header(
-            epoch=self._membership.epoch,
-            step=self.step_number,
-            settings=_short_hash(self._settings(hypers, loss_scale).encode()),
-            failed=failure is not None,
-            resend=[bucket.rewritten for bucket in buckets],
-            wide=[not bucket.wide and any(slot.wide_valid for slot in bucket.slots) for bucket in buckets],
-            used=[slot.param.grad is not None for slot in slots],
-            changed=is_changed,
-        )
-        messages = self._meter.exchange(self._peers, mine.pack(), "step")
-        headers = [Header.unpack(message, len(buckets), len(slots)) for message in messages]
-        self._refuse(headers, slots, self._settings(hypers, loss_scale), failure)
-        if changed:
-            self._refresh(changed)
-
-        some_used = _any_rank([header.used for header in headers])
-        some_wide = _any_rank([header.wide for header in headers])
-        some_resend = _any_rank([header.resend for header in headers])
-        used = {slot.place.param for slot, it_is in zip(slots, some_used, strict=True) if it_is}
-        for bucket, wide, again in zip(buckets, some_wide, some_resend, strict=True):
-            stirred = not bucket.awake and any(slot.place.param in used for slot in bucket.slots)
-            if stirred:
-                wake(bucket)
-            if stirred or wide or again:
-                reducer.resend(bucket, wide)
-        self.rows.wake(used, hypers)
-        return used
-
-    def _refresh(self, changed: Sequence[LiveSlot]) -> None:
-        """Take over what was written to parameters from outside, on all ranks, if it was the same on all."""
-        for slot in changed:
-            if slot.moved or not slot.aliased:
-                slot.adopt()
-            slot.param_version = -1  # changed, until it is known to be the same everywhere
-        # Costs a read of what changed; this is a rare step (a loaded model, an average swapped in).
-        digests = b"".join(_digest(slot) for slot in changed)
-        answers = self._meter.exchange(self._peers, digests, "changed")
-        for rank, answer in enumerate(answers):
-            if answer != answers[0]:
-                theirs, first = (np.frombuffer(a, dtype=np.int64) for a in (answer, answers[0]))
-                name = changed[int(np.flatnonzero(theirs != first)[0])].name
-                self.reducer.settle()
-                raise ParameterError(
-                    f"parameter {name!r} was changed from outside, to another value on worker {self._worker(rank)} "
-                    f"than on worker {self._worker(0)}: replicas would part. Call "
-                    "adamesh.broadcast_module(model) on every worker after changing it"
-                )
-        for slot in changed:
-            for shard in self.shards.values():
-                shard.refresh(slot)
-            self.rows.refresh(slot)
-            self.agreement.refresh(slot)
-            slot.param_version = slot.param._version
-
-    def _bad_hyper(self, hypers: Sequence[Hyper]) -> ConfigurationError | None:
-        """Whether somebody (a scheduler, say) has set a hyper-parameter that the rule cannot work with."""
-        try:
-            for hyper in hypers:
-                self._rule.check(hyper)
-            for shard in self.shards.values():
-                hyper = hypers[shard.bucket.place.group]
-                missing = set(self._rule.state_names(hyper)) - shard.state_S.keys()
-                if missing:
-                    return ConfigurationError(
-                        f"a parameter group was changed so that it needs {sorted(missing)}, which it has not kept from "
-                        "the start (amsgrad, for one, cannot be switched on later): build a new optimizer"
-                    )
-            return self.rows.check(hypers)
-        except ConfigurationError as error:
-            return error
-        except (TypeError, ValueError, KeyError) as error:
-            given = {key: value for key, value in hyper.items() if key != "params"}
-            return ConfigurationError(f"a hyper-parameter is missing or of the wrong kind ({error!r}): {given}")
-
-    def _settings(self, hypers: Sequence[Hyper], loss_scale: float | None) -> str:
-        """The hyper-parameters of all groups and the loss scale, in words that are the same for the same numbers."""
-        names = self._rule.hyper_names
-        plain = [{n: h[n].item() if isinstance(h[n], Tensor) else h[n] for n in names if n in h} for h in hypers]
-        words = [f"group {index}: {group}" for index, group in enumerate(plain)]
-        return "; ".join(words if loss_scale is None else [*words, f"loss scale {loss_scale}"])
-
-    def _refuse(
-        self,
-        headers: Sequence[Header],
-        slots: Sequence[LiveSlot],
-        settings: str,
-        failure: AdameshError | None,
-    ) -> None:
-        """Raise, on every rank alike, if any rank's header says that this step cannot be made."""
-        for rank, header in enumerate(headers):
-            if (header.epoch, header.step) != (headers[0].epoch, headers[0].step):
-                self.reducer.settle()
-                raise StepOutOfSync(
-                    f"worker {self._worker(rank)} is at step {header.step} (epoch {header.epoch}), worker "
-                    f"{self._worker(0)} at step {headers[0].step} (epoch {headers[0].epoch}): every worker must call "
-                    "step() equally often. Give all workers the same number of batches, or load the same checkpoint on "
-                    "all"
-                )
-        if any(header.failed for header in headers):
-            reasons = self._peers.exchange(_encode(failure), "errors")
-            self.reducer.settle()
-            raise _decode(reasons, self._worker(0))
-        if any(header.settings != headers[0].settings for header in headers):
-            found = self._peers.exchange(settings.encode(), "settings")
-            self.reducer.settle()
-            rank = next(rank for rank, text in enumerate(found) if text != found[0])
-            raise ConfigurationError(
-                f"worker {self._worker(rank)} has hyper-parameters {found[rank].decode()} and worker "
-                f"{self._worker(0)} {found[0].decode()}; "
-                "slices of one parameter would be updated differently. Set them alike on all workers; a scheduler that "
-                "looks at the loss must be given the mean over workers"
-            )
-        changed = np.array([header.changed for header in headers], dtype=bool)
-        parted = np.flatnonzero(changed.any(axis=0) & ~changed.all(axis=0))
-        if parted.size:
-            slot, ranks = slots[parted[0]], [self._worker(int(r)) for r in np.flatnonzero(changed[:, parted[0]])]
-            self.reducer.settle()
-            raise ParameterError(
-                f"parameter {slot.name!r} was changed from outside on worker(s) {ranks} but not on all "
-                f"{len(headers)}: replicas would part. Change it on every worker, or call "
-                "adamesh.broadcast_module(model) on every worker afterwards"
-            )
-
     # -- exchange and vote -----------------------------------------------------------------------------------
 
     def _drain(self, used: set[int], loss_scale: float | None, to_measure: str | None) -> tuple[float, float]:
         """Sum all buckets and vote; returns the squared norm of the mean gradient, and what the rule measures."""
+        peers = self._peers
         failure: Exception | None = None
         squares = measured = 0.0
         try:
@@ -396,9 +239,9 @@ class Transaction:
             raise
         except Exception as error:  # told to the others by the vote, then raised
             failure = error
-        messages = self._meter.exchange(self._peers, Vote(failure is not None, squares, measured).pack(), "vote")
+        messages = self._meter.exchange(peers.comm, Vote(failure is not None, squares, measured).pack(), "vote")
         votes = [Vote.unpack(message) for message in messages]
-        failed = [self._worker(rank) for rank, vote in enumerate(votes) if vote.failed]
+        failed = [peers.worker(rank) for rank, vote in enumerate(votes) if vote.failed]
         if not failed:
             return sum(vote.squares for vote in votes), sum(vote.measured for vote in votes)
         if self.outstanding.delay:
@@ -447,7 +290,7 @@ class Transaction:
         if not plan.gradients:
             self.agreement.note_own_step()
         try:
-            self.agreement.run(plan, step, self._settings(hypers, None), hypers, wake)
+            self.agreement.run(plan, step, in_words(self._rule, hypers), hypers, wake)
         except StateLost as error:
             self.broken = error
             raise
@@ -459,44 +302,3 @@ class Transaction:
             )
             raise self.broken from error
         self._meter.close_step(ends_period=plan.gradients or bool(plan.averages or plan.land))
-
-
-def _any_rank(flags: Sequence[Flags]) -> list[bool]:
-    by_rank = np.array(flags, dtype=bool)
-    return [bool(flag) for flag in np.logical_or.reduce(by_rank, axis=0)]
-
-
-def _digest(slot: LiveSlot) -> bytes:
-    """Eight bytes that tell a parameter's bits from others."""
-    bits = slot.value.detach().cpu().view(torch.uint8).numpy().tobytes()
-    return _short_hash(bits)
-
-
-def _short_hash(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=8).digest()
-
-
-def _misfit(slot: LiveSlot) -> ParameterError | None:
-    """Whether a parameter changed in a way that its place in the bucket cannot follow."""
-    if slot.fits:
-        return None
-    return ParameterError(
-        f"parameter {slot.name!r} is now {tuple(slot.param.shape)} {slot.param.dtype} on {slot.param.device}, which is "
-        "not what the optimizer was built with. Build the optimizer after moving, casting or resizing the model"
-    )
-
-
-_KINDS: tuple[type[AdameshError], ...] = (GradientError, ParameterError, ConfigurationError)
-
-
-def _encode(failure: AdameshError | None) -> bytes:
-    if failure is None:
-        return b""
-    kind = next(index for index, known in enumerate(_KINDS) if isinstance(failure, known))
-    return bytes([kind]) + str(failure).encode()
-
-
-def _decode(reasons: Sequence[bytes], first: int) -> AdameshError:
-    """The lowest failed rank's error, so that all ranks raise the same one; ``first`` is the first rank's number."""
-    rank = next(rank for rank, reason in enumerate(reasons) if reason)
-    return _KINDS[reasons[rank][0]](f"on worker {first + rank}: {reasons[rank][1:].decode()}")
