@@ -170,18 +170,24 @@ class Agreement:
             self._move_anchors(self.outer, plan, step)
 
     def _move_anchors(self, outer: OuterOptimizer, plan: SyncPlan, step: int) -> None:
+        # First what left in earlier steps: its vote would else stand behind a fragment in the link's queue.
+        self._land(outer, [fragment for fragment in plan.land if fragment in outer.left], step)
         outer.launch(plan.launch, step)
         outer.forward([fragment for fragment in plan.forward if fragment in outer.left])
-        landing = [fragment for fragment in plan.land if fragment in outer.left]
-        if landing:
-            at_once = all(outer.left[fragment] == step for fragment in landing)
-            finite = self._together(
-                step, lambda: outer.finish(landing), lambda: outer.apply(landing), publishes=True, coded=self._coded
-            )
-            if not finite:
-                outer.drop(landing)
-            elif at_once and len(landing) == outer.outer.fragments and not outer.outer.blend:
-                self.params_apart = False
+        self._land(outer, [fragment for fragment in plan.land if fragment in plan.launch], step)
+
+    def _land(self, outer: OuterOptimizer, fragments: Sequence[int], step: int) -> None:
+        """Let fragments move anchors and parameters."""
+        if not fragments:
+            return
+        at_once = all(outer.left[fragment] == step for fragment in fragments)
+        finite = self._together(
+            step, lambda: outer.finish(fragments), lambda: outer.apply(fragments), publishes=True, coded=self._coded
+        )
+        if not finite:
+            outer.drop(fragments)
+        elif at_once and len(fragments) == outer.outer.fragments and not outer.outer.blend:
+            self.params_apart = False
 
     def _together(
         self,
