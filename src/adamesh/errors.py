@@ -44,6 +44,14 @@ class CommunicationTimeout(CommunicationError):
     """Another worker did not take part in a collective in time."""
 
 
+class Expelled(CommunicationError):
+    """The other workers have gone on without this one, which they took for dead; or it has asked to go."""
+
+
+class QuorumLost(CommunicationError):
+    """Too few workers are left to be sure that the others are not going on elsewhere."""
+
+
 class StepOutOfSync(AdameshError, RuntimeError):
     """Workers are at different steps, or one of them failed inside a step: the step was aborted."""
 
