@@ -40,8 +40,10 @@ class Company(ABC):
     @property
     @abstractmethod
     def restless(self) -> bool:
-        """Somebody asks to come or to go, or this worker does. Workers tell each other at the end of a step, and regroup
-        together if any of them says so. May be read at any time; costs nothing."""
+        """Somebody asks to come or to go, or this worker does. Costs nothing.
+
+        Workers tell each other at the end of a step, and regroup together if any of them says so.
+        """
 
     @abstractmethod
     def regroup(self, reason: str) -> Formation:
