@@ -22,6 +22,7 @@ from adamesh.engine.meter import StepStats
 from adamesh.engine.residuals import RESIDUAL, fold
 from adamesh.engine.runs import HeldRun, PieceSource, StateSource
 from adamesh.engine.state_dict import (
+    export_mirrors,
     export_pieces,
     export_residuals,
     fetch,
@@ -258,7 +259,8 @@ class MeshOptimizer(torch.optim.Optimizer):
         ``state`` maps parameter names to ``step``, the rule's own numbers and, where this worker owns a part,
         ``start``, ``stop`` (elements of the flattened parameter) and the flat state tensors of that run.
         ``adamesh.save`` writes the parts of all workers; :meth:`full_state_dict` is torch's own format.
-        ``residuals`` is what this worker's codecs have held back, where the plan has feedback.
+        ``residuals`` is what this worker's codecs have held back, where the plan has feedback; ``mirrors`` what it
+        keeps of others' parts, where the plan has redundancy.
         """
         head = self.head()
         sync = {key: value for key, value in head.sync.items() if key != "heads"}  # those are for all islands together
@@ -276,10 +278,15 @@ class MeshOptimizer(torch.optim.Optimizer):
                 label = f"{key}/{run.name}"
                 label += f"/{run.start}" if label in residuals else ""  # fragments hold several runs of a parameter
                 residuals[label] = {"name": run.name, "start": run.start, "stop": run.stop, key: tensor}
+        mirrors = [
+            {"name": run.name, "start": run.start, "stop": run.stop, **run.tensors}
+            for run in export_mirrors(self.engine)
+        ]
         return {
             "adamesh": {"format": _FORMAT, "step": head.step, **({"sync": sync} if sync else {})},
             "state": state,
             **({"residuals": residuals} if residuals else {}),
+            **({"mirrors": mirrors} if mirrors else {}),
             "param_groups": head.groups,
         }
 
@@ -303,7 +310,7 @@ class MeshOptimizer(torch.optim.Optimizer):
         entries = [{"name": name, **entry} for name, entry in state_dict["state"].items() if "start" in entry]
         runs = [
             HeldRun(e["name"], e["start"], e["stop"], _tensors(e), e.get("width", 1))
-            for e in [*entries, *state_dict.get("residuals", {}).values()]
+            for e in [*entries, *state_dict.get("residuals", {}).values(), *state_dict.get("mirrors", ())]
         ]
         names = {slot.name: slot.name for slot in self.engine.slots}
         for slot in self.engine.slots:

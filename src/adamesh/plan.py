@@ -39,6 +39,10 @@ class Plan:
     max_grad_norm: float | None = None
     """Clip the global norm of the mean gradient to this, exactly as ``clip_grad_norm_`` would."""
 
+    redundancy: int = 1
+    """Copies of each slice of optimizer state: 2 outlive the loss of any one worker, 3 of any two. Each further copy
+    costs its share of state, of the update, and of the gradient once more UP (docs/elastic.md)."""
+
     overlap: bool = True
     """Send gradients while backward runs. False: send in ``step()``, so that ``p.grad`` may be edited before."""
 
@@ -87,6 +91,7 @@ class Plan:
                 "nobody knows the norm of the mean gradient, and what is clipped would be the codec's noise. Leave "
                 "max_grad_norm out, or send gradients: Wire(across=Frozen(Feedback(Sign())))"
             )
+        self._check_redundancy()
         if not self.bucket_mb > 0:
             raise ConfigurationError(f"bucket_mb={self.bucket_mb} holds nothing: it must be positive, as in 25")
         if self.timeout_s is not None and not self.timeout_s > 0:
@@ -126,6 +131,21 @@ class Plan:
                 f"sync={self.sync} with {self.wire}: what a codec drops of a gradient is sent with the next one, and "
                 "the next ones leave before it is known. Take codecs that need no feedback, Wire(up=Int8(), "
                 "across=Int8()), or sync=EveryStep()"
+            )
+
+    def _check_redundancy(self) -> None:
+        if self.redundancy not in range(1, 1 << 16):
+            raise ConfigurationError(
+                f"redundancy={self.redundancy!r}: how many workers keep each slice of state, 1 or more, as in 2"
+            )
+        if self.redundancy == 1:
+            return
+        plan = self.sync.at(0)
+        if plan.pushes is not None or plan.delay:
+            raise IncompatiblePlan(
+                f"redundancy={self.redundancy} with sync={self.sync}: copies are kept alike by making the owner's "
+                "update with the gradient that all have voted on, and here updates are made before or after that. "
+                "Take sync=EveryStep(), or leave redundancy out and rely on checkpoints"
             )
 
     def _check_across(self) -> None:

@@ -16,6 +16,7 @@ from adamesh.comm.base import Mesh
 from adamesh.engine.bucket import LiveBucket, LiveSlot, live_buckets
 from adamesh.engine.hooks import Hooks
 from adamesh.engine.meter import Meter, StepStats
+from adamesh.engine.mirrors import Mirrors
 from adamesh.engine.owner import Shard
 from adamesh.engine.present import Present
 from adamesh.engine.pushing.chunks import Owner
@@ -49,6 +50,8 @@ class Engine:
         device: torch.device,
         clock: Callable[[], float],
         compiled: Mapping[Codec, Codec],
+        epoch: int = 0,
+        restless: Callable[[], bool] | None = None,
     ) -> None:
         self.mesh = mesh
         self.rule = rule
@@ -58,7 +61,7 @@ class Engine:
         self.layout = Layout((), (), mesh.shard.size, mesh.replicate.size)
         self._device = device
         self._meter = Meter(clock)
-        membership = Membership(mesh.world.size)
+        membership = Membership(mesh.world.size, epoch)
         pushes, crosses = plan.sync.at(0).pushes is not None, plan.sync.at(0).gradients
         # Weakly, here and below: an optimizer that nobody uses any more must go at once, and its connections with it.
         frozen = weakref.WeakMethod(self.frozen)
@@ -81,7 +84,10 @@ class Engine:
             self.pushing = Pushing(mesh, plan, self.reducer, rule, self._meter, owner, self.hyper, wiring)
             self.transaction = self.pushing
         else:
-            self.transaction = Transaction(wiring, self.reducer, rule, plan.sync, membership, self._meter, rows)
+            mirrors = Mirrors(mesh.shard, plan.redundancy, self._meter)
+            self.transaction = Transaction(
+                wiring, self.reducer, rule, plan.sync, membership, self._meter, rows, mirrors, restless
+            )
         self.hooks = Hooks(self.reducer)
         self._readers = Readers(self.read, self.hooks)
         self._hypers: Sequence[Hyper] = ()
@@ -144,6 +150,18 @@ class Engine:
         held = self.transaction.stats(committed=False)
         self.last_stats = replace(self.last_stats, state_bytes=held.state_bytes, buffer_bytes=held.buffer_bytes)
 
+    @property
+    def held(self) -> list[Shard]:
+        """All slices that are kept up here: this rank's own, and those that it mirrors."""
+        mirrored = self.transaction.mirrors.shards if isinstance(self.transaction, Transaction) else []
+        return [*self.transaction.shards.values(), *mirrored]
+
+    @property
+    def owners(self) -> list[int]:
+        """Whose slices are kept up here, this rank first."""
+        mirrored = self.transaction.mirrors.owners if isinstance(self.transaction, Transaction) else []
+        return [self.mesh.shard.rank, *mirrored]
+
     def wake(self, bucket: LiveBucket) -> None:
         """Let a bucket travel, and give it a master and state."""
         self.reducer.wake(bucket)
@@ -152,14 +170,29 @@ class Engine:
         else:
             shard = self.transaction.shards[bucket.place.index] = self._shard(bucket)
             self.transaction.agreement.adopt(shard)
+            if isinstance(self.transaction, Transaction):
+                self.transaction.mirrors.adopt(bucket, self._mirror)
             if self.plan.wire.sends_momentum:
                 moment_S = shard.state_S["exp_avg"]
                 hyper, group = weakref.WeakMethod(self.hyper), bucket.place.group
                 bucket.momentum = lambda: (moment_S, float(_called(hyper, group)["betas"][0]))
 
     def _shard(self, bucket: LiveBucket) -> Shard:
+        for slot in bucket.slots:
+            slot.scalars = self._new_scalars()
+        scalars = {slot.place.param: slot.scalars for slot in bucket.slots}
         names, separate = self.state_names(bucket), self.keeps_master(bucket)
-        return Shard(bucket, self.layout, self.mesh.shard, names, self.rule.scalars, separate=separate)
+        return Shard(bucket, self.layout, self.mesh.shard.rank, names, scalars, separate=separate)
+
+    def _mirror(self, bucket: LiveBucket, owner: int) -> Shard:
+        scalars = {slot.place.param: self._new_scalars() for slot in bucket.slots}
+        return Shard(bucket, self.layout, owner, self.state_names(bucket), scalars, separate=True)
+
+    def _new_scalars(self) -> dict[str, Tensor]:
+        return {
+            name: torch.tensor(value, dtype=torch.float32, device=self._device)
+            for name, value in self.rule.scalars.items()
+        }
 
     def frozen(self) -> bool:
         """Whether second moments are frozen; the first group speaks for all."""
@@ -249,7 +282,7 @@ class Engine:
         """Before a collective outside ``step``: if any rank has launched buckets, all launch the rest. Collective."""
         dirty = self.mesh.world.exchange(bytes([self.reducer.dirty]), "quiesce")
         if any(message[0] for message in dirty):
-            self.reducer.flush()
+            self.reducer.depart()
 
     def agree(self, failure: AdameshError | None, kind: type[AdameshError], topic: str) -> None:
         """Raise, on every rank, if any has an error: its own, or as ``kind`` the first other's. Collective."""

@@ -58,13 +58,15 @@ class Vote:
     """Of the squared gradient norm,"""
     measured: float = 0.0
     """and of what the rule has asked for (`Rule.measures`)."""
+    restless: bool = False
+    """Somebody asks this rank to come or to go."""
 
     def pack(self) -> bytes:
         """Seventeen bytes."""
-        return _VOTE.pack(self.failed, self.squares, self.measured)
+        return _VOTE.pack(self.failed | self.restless << 1, self.squares, self.measured)
 
     @classmethod
     def unpack(cls, message: bytes) -> "Vote":
         """The inverse of :meth:`pack`."""
-        failed, squares, measured = _VOTE.unpack(message)
-        return cls(bool(failed), squares, measured)
+        flags, squares, measured = _VOTE.unpack(message)
+        return cls(bool(flags & 1), squares, measured, bool(flags & 2))

@@ -92,7 +92,7 @@ class Opening:
             GradientError, ParameterError, ConfigurationError, StepOutOfSync: this step cannot be made, on any rank.
         """
         reducer, buckets = self._reducer, self._reducer.buckets
-        reducer.flush()
+        reducer.depart()
         edited = reducer.inspect()
         slots = [slot for bucket in buckets for slot in bucket.slots] + self._rows.slots
         is_changed = [slot.changed for slot in slots]
@@ -130,6 +130,7 @@ class Opening:
                 wake(bucket)
             if stirred or wide or again:
                 reducer.resend(bucket, wide)
+        reducer.refuse_lost()
         self._rows.wake(used, hypers)
         return used
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adamesh.comm.base import Communicator, chunk
+from adamesh.comm.base import chunk
 from adamesh.engine.bucket import LiveBucket, LiveSlot
 from adamesh.layout import Layout, Piece
 from adamesh.rules.base import Hyper, Operands, Rule
@@ -26,54 +26,54 @@ class OwnedPiece:
     master: Tensor
     state: Mapping[str, Tensor]
     step: Tensor
+    scalars: Mapping[str, Tensor]
+    """The rule's own numbers of the parameter."""
 
 
 class Shard:
-    """This rank's slice of one bucket.
+    """One rank's slice of one bucket, as its owner keeps it, or who mirrors it.
 
     The master is the slice of ``param_N`` itself where that has full precision and is sent as it is; else a copy.
 
     Args:
         bucket: the bucket.
         layout: which parameters' elements are where.
-        comm: the island.
+        owner: whose slice.
         state_names: the rule's state tensors.
-        scalars: the rule's numbers for each parameter, and what they are at first.
-        separate: keep a master of its own, because replicas get less than the master.
+        scalars: the rule's numbers of each parameter of the bucket.
+        separate: keep a master of its own, because replicas get less than the master, or because it is a mirror.
     """
 
     def __init__(
         self,
         bucket: LiveBucket,
         layout: Layout,
-        comm: Communicator,
+        owner: int,
         state_names: tuple[str, ...],
-        scalars: Mapping[str, float],
+        scalars: Mapping[int, Mapping[str, Tensor]],
         *,
         separate: bool,
     ) -> None:
         self.bucket = bucket
-        self.view_S = chunk(bucket.param_N, comm.rank, comm.size)
+        self.owner = owner
+        self.view_S = chunk(bucket.param_N, owner, layout.num_shards)
         self.separate = separate
         self.master_S = self.view_S.to(bucket.state_dtype, copy=True) if separate else self.view_S
         self.state_S = {name: torch.zeros_like(self.master_S) for name in state_names}
+        self._scalars = scalars
         by_param = {slot.place.param: slot for slot in bucket.slots}
         self.pieces = tuple(
-            self._piece(by_param[place.param], place) for place in layout.pieces(bucket.place.index, comm.rank)
+            self._piece(by_param[place.param], place) for place in layout.pieces(bucket.place.index, owner)
         )
-        for slot in bucket.slots:
-            slot.scalars = {name: self._scalar(value) for name, value in scalars.items()}
         # Of a parameter that others own, the rule's scalars must stay up to date here as well.
-        strangers = set(by_param) - {piece.place.param for piece in self.pieces} if scalars else set()
+        strangers = set(by_param) - {piece.place.param for piece in self.pieces} if any(scalars.values()) else set()
         self.witnesses = tuple(self._piece(by_param[param], Piece(param, 0, 0, 0)) for param in sorted(strangers))
 
     def _piece(self, slot: LiveSlot, place: Piece) -> OwnedPiece:
         run = slice(place.offset, place.offset + place.stop - place.start)
         state = {name: tensor_S[run] for name, tensor_S in self.state_S.items()}
-        return OwnedPiece(slot, place, self.master_S[run], state, self._scalar(slot.steps))
-
-    def _scalar(self, value: float) -> Tensor:
-        return torch.tensor(float(value), dtype=torch.float32, device=self.master_S.device)
+        step = torch.tensor(float(slot.steps), dtype=torch.float32, device=self.master_S.device)
+        return OwnedPiece(slot, place, self.master_S[run], state, step, self._scalars[place.param])
 
     @property
     def state_bytes(self) -> int:
@@ -98,15 +98,16 @@ class Shard:
                 kept = piece.master.to(value.dtype) == value
                 piece.master.copy_(torch.where(kept, piece.master, value.to(piece.master.dtype)))
 
-    def update(self, rule: Rule, hyper: Hyper, used: set[int], coefficient: float) -> None:
+    def update(self, rule: Rule, hyper: Hyper, used: set[int], coefficient: float, reduced_S: Tensor) -> None:
         """One step of the rule on the pieces of the parameters that some rank used.
 
         Args:
+            rule: the update.
+            hyper: the bucket's parameter group.
             used: parameter numbers.
             coefficient: the clipping coefficient, 1.0 where nothing is clipped.
+            reduced_S: the slice's mean gradient; overwritten.
         """
-        reduced_S = self.bucket.reduced_S
-        assert reduced_S is not None
         if coefficient != 1.0:
             # Where there was nobody to sum with, this is p.grad's own memory, which is not ours to scale.
             alone = self.bucket.grad_N is not None and reduced_S.data_ptr() == self.bucket.send_N.data_ptr()
@@ -126,7 +127,7 @@ class Shard:
                 grads=grads,
                 state={name: [piece.state[name] for piece in moving] for name in names},
                 steps=[piece.step for piece in moving],
-                scalars={name: [piece.slot.scalars[name] for piece in moving] for name in rule.scalars},
+                scalars={name: [piece.scalars[name] for piece in moving] for name in rule.scalars},
             ),
             hyper,
         )

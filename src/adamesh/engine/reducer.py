@@ -14,6 +14,7 @@ from adamesh.engine.landing import Landing
 from adamesh.engine.meter import Meter
 from adamesh.engine.passage import Departure
 from adamesh.engine.wiring import Wiring
+from adamesh.errors import CommunicationError
 
 __all__ = ["Reducer"]
 
@@ -33,6 +34,8 @@ class Reducer:
         """For how many more steps gradients may be on their way."""
         self.failure: str | None = None
         """Found inside backward; told to all ranks by the next header, and raised by all."""
+        self.lost: CommunicationError | None = None
+        """A worker was lost while buckets left inside backward; `step()` raises it."""
         self.backward_task: int | None = None
         """Autograd's number for the backward whose end will flush; None outside backward."""
         self._meter = meter
@@ -101,6 +104,20 @@ class Reducer:
         """Let all buckets go that have not left, in order, with what they hold (end of backward, or ``step``)."""
         while self._next < len(self.buckets):
             self._launch_next()
+
+    def depart(self) -> None:
+        """`flush` outside of backward, where it can be said that a worker was lost.
+
+        Raises:
+            CommunicationError: one was, now or in a backward of this window.
+        """
+        self.flush()
+        self.refuse_lost()
+
+    def refuse_lost(self) -> None:
+        """Raise what kept buckets from leaving, if anything did."""
+        if self.lost is not None:
+            raise self.lost
 
     @property
     def overlap(self) -> bool:
@@ -253,10 +270,13 @@ class Reducer:
         bucket.left, bucket.rewritten = True, False
         bucket.hold(self._wiring.first_comm)
         passage = bucket.first_passage(self.islands_agree)
-        if passage is not None:
+        if passage is not None and self.lost is None:
             idle = [(slot.place.start, slot.place.stop) for slot in bucket.slots if slot.seen is None]
             departure = Departure(self.step_number, 1.0 / self._loss_scale, idle)
-            self._meter.bytes_up += passage.launch(bucket.send_N, departure)
+            try:
+                self._meter.bytes_up += passage.launch(bucket.send_N, departure)
+            except CommunicationError as error:  # a backward has nobody to tell
+                self.lost = error
 
     def _take(self, slot: LiveSlot) -> None:
         """Bring the bucket's copy of a gradient up to date with ``p.grad``, and let ``p.grad`` be that copy."""

@@ -1,6 +1,7 @@
 """Optimizer state out of an engine and back: by parameter name and element range, whatever the world size."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from adamesh.engine.islands_state import (
     take_shared,
     take_values,
 )
+from adamesh.engine.owner import OwnedPiece
 from adamesh.engine.residuals import KINDS, RESIDUAL, own_runs, start_from
 from adamesh.engine.runs import HeldRun, PieceSource, StateSource
 from adamesh.engine.table import MASTER, ROW_KEYS, LiveTable
@@ -25,6 +27,7 @@ from adamesh.errors import CheckpointError, LayoutError, StateLost
 
 __all__ = [
     "MASTER",
+    "export_mirrors",
     "export_pieces",
     "export_residuals",
     "fetch",
@@ -60,8 +63,20 @@ def export_pieces(engine: Engine) -> list[HeldRun]:
             if shard.separate:
                 tensors[MASTER] = piece.master
             tensors |= shared_tensors(engine, index, piece)
-            runs.append(HeldRun(piece.slot.name, piece.place.start, piece.place.stop, tensors))
+            runs.append(_run_of(piece, tensors))
     return runs + [_held(table) for table in engine.tables if table.owned is not None and table.stop > table.start]
+
+
+def export_mirrors(engine: Engine) -> list[HeldRun]:
+    """This rank's copies of others' state, masters included, as views; no collective."""
+    _refuse_torn(engine)
+    own = set(map(id, engine.transaction.shards.values()))
+    return [
+        _run_of(piece, {**piece.state, MASTER: piece.master})
+        for s in engine.held
+        if id(s) not in own
+        for piece in s.pieces
+    ]
 
 
 def export_residuals(engine: Engine) -> list[HeldRun]:
@@ -84,15 +99,17 @@ def fetch(engine: Engine, source: StateSource) -> PieceSource:
     for bucket in engine.buckets:
         shard = engine.transaction.shards.get(bucket.place.index)
         keys = tuple(shard.state_S) if shard else engine.state_names(bucket)
+        mirrored = {piece for owner in engine.owners[1:] for piece in engine.layout.pieces(bucket.place.index, owner)}
         slots = {slot.place.param: slot for slot in bucket.slots}
         for slot in slots.values():
             if counts[slot.name]:
                 _check_keys(slot.name, _rules_own(source.keys(slot.name)), set(keys))
-        for piece in engine.layout.pieces(bucket.place.index, engine.mesh.shard.rank):
+        for piece in (*engine.layout.pieces(bucket.place.index, engine.mesh.shard.rank), *mirrored):
             name = slots[piece.param].name
             wanted = keys if counts[name] else ()
             # An island may have taken over what others made of a parameter that it has never updated.
-            wanted += (MASTER,) if engine.keeps_master(bucket) and MASTER in source.keys(name) else ()
+            keeps = engine.keeps_master(bucket) or piece in mirrored
+            wanted += (MASTER,) if keeps and MASTER in source.keys(name) else ()
             tensors = {key: _read(source, name, key, piece.start, piece.stop) for key in wanted}
             runs.append(HeldRun(name, piece.start, piece.stop, tensors))
     if engine.plan.full_wire.keeps_residuals:
@@ -100,6 +117,10 @@ def fetch(engine: Engine, source: StateSource) -> PieceSource:
     runs.extend(_fetch_rows(table, engine, source) for table in engine.tables if counts[table.slot.name])
     runs.extend(fetch_islands(engine, source, _read))
     return PieceSource(runs, counts, numbers, source.sync)
+
+
+def _run_of(piece: OwnedPiece, tensors: Mapping[str, Tensor]) -> HeldRun:
+    return HeldRun(piece.slot.name, piece.place.start, piece.place.stop, tensors)
 
 
 def _held(table: LiveTable) -> HeldRun:
@@ -153,7 +174,7 @@ def restore(engine: Engine, source: StateSource, step_number: int) -> None:
             engine.wake(bucket)
     with torch.no_grad():
         take_values(engine, held)
-        for shard in engine.transaction.shards.values():
+        for shard in engine.held:
             for piece in (*shard.pieces, *shard.witnesses):
                 name, start, stop = piece.slot.name, piece.place.start, piece.place.stop
                 for key, target in piece.state.items():
@@ -166,6 +187,8 @@ def restore(engine: Engine, source: StateSource, step_number: int) -> None:
                     value = held.read(name, MASTER, start, stop) if has_master else piece.slot.value[start:stop]
                     piece.master.copy_(value)
                 piece.step.fill_(float(held.steps(name) or 0))
+                for key, number in piece.scalars.items():
+                    number.fill_(held.scalars(name)[key] if held.steps(name) else engine.rule.scalars[key])
         for table in engine.tables:
             steps = held.steps(table.slot.name) or 0
             if steps and table.owned is None:
@@ -176,8 +199,6 @@ def restore(engine: Engine, source: StateSource, step_number: int) -> None:
         take_shared(engine, held)
     for slot in engine.slots:
         slot.steps = held.steps(slot.name) or 0
-        for key, number in slot.scalars.items():
-            number.fill_(held.scalars(slot.name)[key] if slot.steps else engine.rule.scalars[key])
         slot.param_version = slot.param._version
     engine.transaction.go_on_from(step_number)
     if engine.pushing is not None:
@@ -262,15 +283,13 @@ def scatter_full(
     world = engine.mesh.world
     slots = {slot.name: slot for slot in engine.slots}
     tables = {table.slot.name: table for table in engine.tables}
-    owned: dict[str, tuple[int, int]] = {}
-    for place in (
-        p for bucket in engine.buckets for p in engine.layout.pieces(bucket.place.index, engine.mesh.shard.rank)
-    ):
-        owned[engine.layout.params[place.param].name] = (place.start, place.stop)
-    owned |= {name: table.span(MASTER) for name, table in tables.items()}
-    # Of parameters that this rank owns nothing of, an empty run: what keys there are is checked on all ranks.
-    owned = {name: owned.get(name, (0, 0)) for name in slots}
-    kept: dict[str, dict[str, Tensor]] = {name: {} for name in slots}
+    spans: dict[str, list[tuple[int, int]]] = {name: [table.span(MASTER)] for name, table in tables.items()}
+    for bucket, owner in product(engine.buckets, engine.owners):
+        for place in engine.layout.pieces(bucket.place.index, owner):
+            spans.setdefault(engine.layout.params[place.param].name, []).append((place.start, place.stop))
+    # Of parameters that this rank keeps nothing of, an empty run: what keys there are is checked on all ranks.
+    owned = [(name, *span) for name in slots for span in spans.get(name, [(0, 0)])]
+    kept: dict[tuple[str, int, int], dict[str, Tensor]] = {run: {} for run in owned}
     for name, key in keys:
         value = slots[name].value
         per_row = key in ROW_KEYS and name in tables
@@ -279,10 +298,11 @@ def scatter_full(
         if world.rank == 0:
             buffer.copy_(flat_real(tensors[name][key]))
         world.broadcast(buffer, src=0).wait()
-        start, stop = tables[name].span(key) if name in tables else owned[name]
-        kept[name][key] = buffer[start:stop].clone()
+        for run in (run for run in owned if run[0] == name):
+            start, stop = tables[name].span(key) if name in tables else run[1:]
+            kept[run][key] = buffer[start:stop].clone()
     widths = {name: table.place.width for name, table in tables.items()}
-    runs = [HeldRun(name, *owned[name], kept[name], widths.get(name, 1)) for name in slots]
+    runs = [HeldRun(*run, kept[run], widths.get(run[0], 1)) for run in owned]
     return PieceSource(runs, counts, numbers)
 
 

@@ -16,20 +16,23 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 
 from adamesh.engine.agreement import Agreement
-from adamesh.engine.bucket import LiveBucket
+from adamesh.engine.bucket import LiveBucket, LiveSlot
 from adamesh.engine.gather import Gather
 from adamesh.engine.header import Vote
 from adamesh.engine.meter import Meter, StepStats
+from adamesh.engine.mirrors import Mirrors
 from adamesh.engine.opening import Opening, Peers, in_words
 from adamesh.engine.outstanding import Outstanding
 from adamesh.engine.owner import Shard
 from adamesh.engine.reducer import Reducer
 from adamesh.engine.rows import RowStep
+from adamesh.engine.verdict import Progress, Verdict
 from adamesh.engine.wiring import Wiring
 from adamesh.errors import AdameshError, CommunicationError, StateLost, StepOutOfSync
 from adamesh.membership.base import Membership
@@ -62,14 +65,24 @@ class Transaction:
         membership: Membership,
         meter: Meter,
         rows: RowStep,
+        mirrors: Mirrors,
+        restless: Callable[[], bool] | None,
     ) -> None:
         self.reducer = reducer
         self.rows = rows
+        self.mirrors = mirrors
         self.shards: dict[int, Shard] = {}
         """Bucket index -> this rank's slice; dormant buckets have none."""
         self.step_number = 0
         self.broken: AdameshError | None = None
         """Why no further step can be made, or None."""
+        self.progress: Progress | None = None
+        """Of the step under way, from its vote on: what it takes to make it without the others."""
+        self.verdict: Verdict | None = None
+        """What was decided last."""
+        self.restless = False
+        """Some worker has said in the last vote that somebody comes or goes. Only where workers may."""
+        self._restless = restless
         self._mesh = wiring.mesh
         self._rule = rule
         self._schedule = schedule
@@ -79,7 +92,9 @@ class Transaction:
         self._gather = Gather(wiring, meter)
         self.agreement = Agreement(wiring, reducer.buckets, self.shards, rule, schedule.at(0).outer, meter)
         self.outstanding = Outstanding(reducer, wiring, schedule.at(0).delay)
-        self._opening = Opening(reducer, rows, self.shards, rule, membership, meter, self.agreement.refresh)
+        # Not a method of this object, which would hold itself: an optimizer that nobody uses must go at once.
+        refresh = partial(_refresh, self.agreement, mirrors)
+        self._opening = Opening(reducer, rows, self.shards, rule, membership, meter, refresh)
         self.go_on_from(0)
 
     def run(
@@ -104,6 +119,7 @@ class Transaction:
         """
         self.refuse_if_broken()
         waiting = self.outstanding
+        self.progress = None
         with self._or_broken():
             self.reducer.begin(loss_scale)
             used = self._opening.agree(self._peers, hypers, loss_scale, wake)
@@ -140,20 +156,42 @@ class Transaction:
     ) -> Outcome:
         """Sum, vote, and commit if all goes well."""
         updates = max((slot.steps for bucket in self.reducer.buckets for slot in bucket.slots), default=0)
+        self.progress = Progress(self.step_number, used, hypers)
         squares, measured = self._drain(used, loss_scale, self._rule.measures(hypers, updates))
         norm = math.sqrt(squares)
         # Without a scaler and codecs, torch's semantics: what is not finite goes where it goes. Of a residual it would
         # never leave.
         committed = (loss_scale is None and self._wiring.wire.is_exact) or math.isfinite(norm)
-        entries: Mapping[str, Any] = {}
+        coefficient = 1.0
+        if max_grad_norm is not None:
+            # torch.nn.utils.clip_grad_norm_'s formula; in this order min() passes a NaN on, as torch's clamp does.
+            coefficient = min(max_grad_norm / (norm + 1e-6), 1.0)
+        entries = self._rule.advance(hypers, updates, measured) if committed else {}
+        self.verdict = Verdict(self.step_number, committed, norm, coefficient, entries)
         if committed:
-            coefficient = 1.0
-            if max_grad_norm is not None:
-                # torch.nn.utils.clip_grad_norm_'s formula; in this order min() passes a NaN on, as torch's clamp does.
-                coefficient = min(max_grad_norm / (norm + 1e-6), 1.0)
-            self._commit(hypers, used, coefficient)
-            entries = self._rule.advance(hypers, updates, measured)
+            self._commit(self.progress, coefficient)
         return Outcome(committed, norm, entries)
+
+    def make_good(self, verdict: Verdict) -> Outcome:
+        """Make the step that the others have decided, with what is here; only this rank's slices and mirrors change.
+
+        What arrives DOWN is left out: whoever calls this publishes all slices afresh. No collective.
+        """
+        progress = self.progress
+        assert progress is not None and progress.ready and verdict.step == progress.step == self.step_number
+        self.verdict = verdict
+        if verdict.committed:
+            for bucket in self._moving(progress):
+                self._update_slice(bucket, progress, verdict.coefficient)
+            self._update_mirrors(progress, verdict.coefficient)
+            self._keep_residuals(progress)
+            for bucket in self._moving(progress):
+                if bucket.place.index not in progress.landed:
+                    for slot in bucket.slots:
+                        slot.steps += slot.place.param in progress.used
+        self.progress = None
+        self.go_on_from(self.step_number + 1)
+        return Outcome(verdict.committed, verdict.norm, verdict.entries)
 
     @contextmanager
     def _or_broken(self) -> Iterator[None]:
@@ -207,10 +245,12 @@ class Transaction:
             state_bytes=sum(shard.state_bytes for shard in self.shards.values())
             + sum(bucket.residual_bytes for bucket in buckets)
             + self.agreement.state_bytes
+            + self.mirrors.state_bytes
             + self.rows.state_bytes,
             buffer_bytes=sum(bucket.buffer_bytes for bucket in buckets)
             + self._gather.buffer_bytes
             + self.agreement.buffer_bytes
+            + self.mirrors.buffer_bytes
             + self._wiring.scratch.num_bytes
             + self.rows.param_bytes,
             buckets_resent=meter.buckets_resent,
@@ -239,8 +279,13 @@ class Transaction:
             raise
         except Exception as error:  # told to the others by the vote, then raised
             failure = error
-        messages = self._meter.exchange(peers.comm, Vote(failure is not None, squares, measured).pack(), "vote")
-        votes = [Vote.unpack(message) for message in messages]
+        self.mirrors.receive(bucket for bucket in self.reducer.buckets if bucket.left)
+        assert self.progress is not None
+        self.progress.ready = failure is None
+        restless = self._restless is not None and self._restless()
+        mine = Vote(failure is not None, squares, measured, restless)
+        votes = [Vote.unpack(message) for message in self._meter.exchange(peers.comm, mine.pack(), "vote")]
+        self.restless = any(vote.restless for vote in votes)
         failed = [peers.worker(rank) for rank, vote in enumerate(votes) if vote.failed]
         if not failed:
             return sum(vote.squares for vote in votes), sum(vote.measured for vote in votes)
@@ -257,29 +302,56 @@ class Transaction:
 
     # -- commit ----------------------------------------------------------------------------------------------
 
-    def _commit(self, hypers: Sequence[Hyper], used: set[int], coefficient: float) -> None:
+    def _commit(self, progress: Progress, coefficient: float) -> None:
+        used = progress.used
         try:
             gathers = []
-            for bucket in self.reducer.buckets:
-                if any(slot.place.param in used for slot in bucket.slots):
-                    shard = self.shards[bucket.place.index]
-                    shard.update(self._rule, hypers[bucket.place.group], used, coefficient)
-                    gathers.append((bucket, self._gather.launch(shard, used, self.step_number)))
-            if not self.outstanding.delay:
-                self.reducer.commit()  # while the slices are on their way
-            self.rows.commit(hypers, coefficient)
+            for bucket in self._moving(progress):
+                self._update_slice(bucket, progress, coefficient)
+                gathers.append((bucket, self._gather.launch(self.shards[bucket.place.index], used, self.step_number)))
+            # While the slices are on their way:
+            self._update_mirrors(progress, coefficient)
+            self._keep_residuals(progress)
+            self.rows.commit(progress.hypers, coefficient)
             for bucket, work in gathers:
                 self._gather.land(bucket, work, used, self.step_number)
+                progress.landed.add(bucket.place.index)
         except BaseException as error:
             self.broken = StateLost(
                 f"the commit of step {self.step_number} was cut short ({type(error).__name__}: {error}): some "
                 "slices are updated and others are not. Load a checkpoint with adamesh.load before going on"
             )
-            # Everything that went up has arrived; other ranks may have committed and closed theirs.
-            self.reducer.close_window()
+            # Everything that went up has arrived; other ranks may have committed and closed theirs. Among workers that
+            # may go on with those who are left, what was summed is still needed.
+            if self._restless is None or not isinstance(error, CommunicationError):
+                self.reducer.close_window()
             if isinstance(error, Exception):
                 raise self.broken from error
             raise
+
+    def _moving(self, progress: Progress) -> list[LiveBucket]:
+        """The buckets that a step concerns."""
+        buckets = self.reducer.buckets
+        return [bucket for bucket in buckets if any(slot.place.param in progress.used for slot in bucket.slots)]
+
+    def _update_slice(self, bucket: LiveBucket, progress: Progress, coefficient: float) -> None:
+        index = bucket.place.index
+        if index not in progress.updated:
+            assert bucket.reduced_S is not None
+            hyper = progress.hypers[bucket.place.group]
+            self.shards[index].update(self._rule, hyper, progress.used, coefficient, bucket.reduced_S)
+            progress.updated.add(index)
+
+    def _update_mirrors(self, progress: Progress, coefficient: float) -> None:
+        if not progress.mirrored:
+            for bucket in self._moving(progress):
+                self.mirrors.update(bucket, self._rule, progress.hypers, progress.used, coefficient)
+            progress.mirrored = True
+
+    def _keep_residuals(self, progress: Progress) -> None:
+        if not self.outstanding.delay and not progress.kept:
+            self.reducer.commit()
+            progress.kept = True
 
     # -- between islands -------------------------------------------------------------------------------------
 
@@ -302,3 +374,10 @@ class Transaction:
             )
             raise self.broken from error
         self._meter.close_step(ends_period=plan.gradients or bool(plan.averages or plan.land))
+
+
+def _refresh(agreement: Agreement, mirrors: Mirrors, slot: LiveSlot) -> None:
+    """A parameter was changed from outside, on all ranks."""
+    agreement.refresh(slot)
+    for mirror in mirrors.shards:
+        mirror.refresh(slot)
