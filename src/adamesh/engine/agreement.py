@@ -32,7 +32,7 @@ from adamesh.errors import CommunicationError, ConfigurationError, ParameterErro
 from adamesh.rules.base import Hyper, Rule
 from adamesh.sync.base import PARAMS, Outer, SyncPlan
 
-__all__ = ["Agreement"]
+__all__ = ["Agreement", "Decision", "Stage"]
 
 _HEAD = struct.Struct("<Q8s8s")
 _VOTE = struct.Struct("<Bdd")
@@ -65,6 +65,34 @@ class Head:
         return cls(step, settings, written, awake, counts)
 
 
+AVERAGES, LANDS, LEAVES = range(3)
+"""What is done together after a step, stage by stage: averages; fragments of earlier steps; those that leave now."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a vote has decided."""
+
+    step: int
+    number: int
+    """Of the stage."""
+    finite: bool
+
+
+@dataclass
+class Stage:
+    """How far one rank is with what is done together after a step."""
+
+    step: int
+    number: int
+    """Of the stage that is under way."""
+    apply: Callable[[], Mapping[int, set[int]]] | None = None
+    """Does what is decided, once everything that it takes is here; returns the parameters that moved, by bucket."""
+    publishes: bool = False
+    drop: Callable[[], None] | None = None
+    """What is done instead where numbers are not finite and may not be applied."""
+
+
 class Agreement:
     """Leads the islands of one optimizer together, on one rank.
 
@@ -75,6 +103,7 @@ class Agreement:
         rule: the optimizer's.
         outer: what becomes of pseudo-gradients, if the schedule has some.
         meter: counts bytes and waiting.
+        restless: whether somebody asks this worker to come or to go; None where nobody may.
     """
 
     def __init__(
@@ -85,7 +114,17 @@ class Agreement:
         rule: Rule,
         outer: Outer | None,
         meter: Meter,
+        restless: Callable[[], bool] | None = None,
     ) -> None:
+        self.stage: Stage | None = None
+        """Of what is being agreed on, until it is done."""
+        self.decision: Decision | None = None
+        """What a vote has decided last."""
+        self.restless = False
+        """Some worker has said in the last vote that somebody comes or goes."""
+        self.not_before = 0
+        """No fragment leaves after an earlier step: some islands have passed it in another epoch."""
+        self._restless = restless
         self.params_apart = self.state_apart = False
         """Islands may differ in their parameters, in anything."""
         self.heads: list[dict[str, Any]] = []
@@ -136,7 +175,13 @@ class Agreement:
         self._wake([any(flags) for flags in zip(*messages, strict=True)], wake)
 
     def run(
-        self, plan: SyncPlan, step: int, settings: str, hypers: Sequence[Hyper], wake: Callable[[LiveBucket], None]
+        self,
+        plan: SyncPlan,
+        step: int,
+        settings: str,
+        hypers: Sequence[Hyper],
+        wake: Callable[[LiveBucket], None],
+        begin: int = 0,
     ) -> None:
         """Do what the plan says is to be done together after step number ``step``. Collective.
 
@@ -146,6 +191,7 @@ class Agreement:
             settings: the hyper-parameters in words.
             hypers: the parameter groups.
             wake: makes a dormant bucket travel and gives it state.
+            begin: the first stage that is to be done; a number above 0 where earlier ones were, among other workers.
 
         Raises:
             ConfigurationError: islands have different hyper-parameters. Nothing was changed.
@@ -154,51 +200,72 @@ class Agreement:
             StateLost: it was cut short after that.
         """
         averages = plan.averages if self._mesh.replicate.size > 1 else ()
-        if averages or plan.launch:
+        launches = plan.launch if step >= self.not_before else ()
+        self.stage = Stage(step, begin)
+        if averages or launches:
             counts = self._meet(step, settings, wake)
-        if averages:
+        if averages and self.stage.number == AVERAGES:
+            alike = all(len(set(by_island)) == 1 for by_island in counts.values())
             self._together(
-                step,
                 lambda: self.averaging.exchange(averages, step, counts, hypers),
-                self.averaging.apply,
+                lambda: self._average(averages, alike),
                 publishes=PARAMS in averages,
             )
-            alike = all(len(set(by_island)) == 1 for by_island in counts.values())
-            self.params_apart = self.params_apart and PARAMS not in averages
-            self.state_apart = self.params_apart or not (alike and set(averages) >= {PARAMS, 1, 2})
         if self.outer is not None:
-            self._move_anchors(self.outer, plan, step)
+            self._move_anchors(self.outer, plan, launches, self.stage)
+        self.stage = None
 
-    def _move_anchors(self, outer: OuterOptimizer, plan: SyncPlan, step: int) -> None:
+    def make_good(self, decision: "Decision") -> None:
+        """Do what the others have decided, with what is here; in an island of one worker. No collective."""
+        stage = self.stage
+        assert stage is not None and stage.apply is not None and self._mesh.shard.size == 1
+        assert (stage.step, stage.number) == (decision.step, decision.number), (stage, decision)
+        self._apply(stage, decision.finite)
+
+    def _average(self, averages: Sequence[int], alike: bool) -> Mapping[int, set[int]]:
+        moved = self.averaging.apply()
+        self.params_apart = self.params_apart and PARAMS not in averages
+        self.state_apart = self.params_apart or not (alike and set(averages) >= {PARAMS, 1, 2})
+        return moved
+
+    def _move_anchors(self, outer: OuterOptimizer, plan: SyncPlan, launches: Sequence[int], stage: "Stage") -> None:
         # First what left in earlier steps: its vote would else stand behind a fragment in the link's queue.
-        self._land(outer, [fragment for fragment in plan.land if fragment in outer.left], step)
-        outer.launch(plan.launch, step)
+        if stage.number <= LANDS:
+            stage.number = LANDS
+            self._land(outer, [fragment for fragment in plan.land if fragment in outer.left], stage.step)
+        stage.number = LEAVES
+        outer.launch(launches, stage.step)
         outer.forward([fragment for fragment in plan.forward if fragment in outer.left])
-        self._land(outer, [fragment for fragment in plan.land if fragment in plan.launch], step)
+        self._land(outer, [fragment for fragment in plan.land if fragment in launches], stage.step)
 
     def _land(self, outer: OuterOptimizer, fragments: Sequence[int], step: int) -> None:
         """Let fragments move anchors and parameters."""
-        if not fragments:
-            return
-        at_once = all(outer.left[fragment] == step for fragment in fragments)
-        finite = self._together(
-            step, lambda: outer.finish(fragments), lambda: outer.apply(fragments), publishes=True, coded=self._coded
-        )
-        if not finite:
-            outer.drop(fragments)
-        elif at_once and len(fragments) == outer.outer.fragments and not outer.outer.blend:
-            self.params_apart = False
+        if fragments:
+            at_once = all(outer.left[fragment] == step for fragment in fragments)
+            all_at_once = at_once and len(fragments) == outer.outer.fragments and not outer.outer.blend
+            self._together(
+                lambda: outer.finish(fragments),
+                lambda: self._move(outer, fragments, all_at_once),
+                publishes=True,
+                drop=(lambda: outer.drop(fragments)) if self._coded else None,
+            )
+
+    def _move(self, outer: OuterOptimizer, fragments: Sequence[int], all_at_once: bool) -> Mapping[int, set[int]]:
+        moved = outer.apply(fragments)
+        self.params_apart = self.params_apart and not all_at_once
+        return moved
 
     def _together(
         self,
-        step: int,
         exchange: Callable[[], tuple[float, float]],
         apply: Callable[[], Mapping[int, set[int]]],
         *,
         publishes: bool,
-        coded: bool = False,
-    ) -> bool:
-        """Exchange, vote, apply; returns whether it was applied: what is coded must be finite."""
+        drop: Callable[[], None] | None = None,
+    ) -> None:
+        """Exchange, vote, apply; what is coded must be finite, and is dropped where it is not."""
+        stage = self.stage
+        assert stage is not None
         failure: Exception | None = None
         apart = length = 0.0
         try:
@@ -207,22 +274,30 @@ class Agreement:
             raise
         except Exception as error:  # told to the others by the vote, then raised
             failure = error
-        finite = self._vote(step, failure, apart, length)
-        if coded and not finite:
-            return False
-        try:
-            moved = apply()
-            if publishes:
-                self._deliver(moved, step)
-        except BaseException as error:
-            lost = StateLost(
-                f"what islands agreed on after step {step} was cut short ({type(error).__name__}: {error}): some "
-                "slices have it and others do not. Load a checkpoint with adamesh.load before going on"
-            )
-            if isinstance(error, Exception):
-                raise lost from error
-            raise
-        return True
+        stage.apply, stage.publishes, stage.drop = apply, publishes, drop
+        finite = self._vote(stage.step, failure, apart, length)
+        self.decision = Decision(stage.step, stage.number, finite)
+        self._apply(stage, finite)
+
+    def _apply(self, stage: "Stage", finite: bool) -> None:
+        assert stage.apply is not None
+        if stage.drop is not None and not finite:
+            stage.drop()
+        else:
+            try:
+                moved = stage.apply()
+                if stage.publishes:
+                    self._deliver(moved, stage.step)
+            except BaseException as error:
+                lost = StateLost(
+                    f"what islands agreed on after step {stage.step} was cut short ({type(error).__name__}: {error}): "
+                    "some slices have it and others do not. Load a checkpoint with adamesh.load before going on"
+                )
+                if isinstance(error, Exception):
+                    raise lost from error
+                raise
+        stage.number += 1
+        stage.apply = None
 
     def _meet(self, step: int, settings: str, wake: Callable[[LiveBucket], None]) -> dict[str, list[int]]:
         """Exchange heads; returns every island's number of updates, by parameter's name."""
@@ -269,9 +344,11 @@ class Agreement:
 
         Returns whether everything is finite.
         """
-        message = _VOTE.pack(failure is not None, apart, length)
+        restless = self._restless is not None and self._restless()
+        message = _VOTE.pack((failure is not None) | restless << 1, apart, length)
         votes = [_VOTE.unpack(vote) for vote in self._meter.exchange(self._mesh.world, message, "islands vote")]
-        failed = [rank for rank, vote in enumerate(votes) if vote[0]]
+        self.restless = any(vote[0] & 2 for vote in votes)
+        failed = [rank for rank, vote in enumerate(votes) if vote[0] & 1]
         if failure is not None:
             raise failure
         if failed:

@@ -90,7 +90,7 @@ class Transaction:
         self._meter = meter
         self._wiring = wiring
         self._gather = Gather(wiring, meter)
-        self.agreement = Agreement(wiring, reducer.buckets, self.shards, rule, schedule.at(0).outer, meter)
+        self.agreement = Agreement(wiring, reducer.buckets, self.shards, rule, schedule.at(0).outer, meter, restless)
         self.outstanding = Outstanding(reducer, wiring, schedule.at(0).delay)
         # Not a method of this object, which would hold itself: an optimizer that nobody uses must go at once.
         refresh = partial(_refresh, self.agreement, mirrors)
@@ -133,7 +133,7 @@ class Transaction:
                 waiting.leave(used, self._weight)
         self.rows.close()
         self.go_on_from(self.step_number + 1)
-        self._agree_islands(hypers, wake)
+        self.agree_islands(hypers, wake)
         return outcome
 
     def drain(self, hypers: Sequence[Hyper], max_grad_norm: float | None) -> None:
@@ -355,14 +355,15 @@ class Transaction:
 
     # -- between islands -------------------------------------------------------------------------------------
 
-    def _agree_islands(self, hypers: Sequence[Hyper], wake: Callable[[LiveBucket], None]) -> None:
-        """What islands do together after the step that was just made."""
+    def agree_islands(self, hypers: Sequence[Hyper], wake: Callable[[LiveBucket], None], begin: int = 0) -> None:
+        """What islands do together after the step that was just made, from stage ``begin`` on. Collective."""
         step = self.step_number - 1
         plan = self._schedule.at(step)
         if not plan.gradients:
             self.agreement.note_own_step()
+            self.restless = self.agreement.restless = False
         try:
-            self.agreement.run(plan, step, in_words(self._rule, hypers), hypers, wake)
+            self.agreement.run(plan, step, in_words(self._rule, hypers), hypers, wake, begin)
         except StateLost as error:
             self.broken = error
             raise
@@ -373,6 +374,7 @@ class Transaction:
                 f"with the workers that are left, and load the last checkpoint. The cause: {error}"
             )
             raise self.broken from error
+        self.restless |= self.agreement.restless
         self._meter.close_step(ends_period=plan.gradients or bool(plan.averages or plan.land))
 
 
