@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adamesh.comm.base import Mesh
+from adamesh.comm.company import Company
 from adamesh.comm.process_group import process_mesh
 from adamesh.engine.engine import without_params
 from adamesh.engine.evaluation import Evaluation
@@ -81,6 +82,7 @@ class LBFGS(torch.optim.LBFGS):
         self._built = True
         named = self.named_params()
         device = common_device(named)
+        assert not isinstance(plan.mesh, Company)
         self._mesh = plan.mesh if isinstance(plan.mesh, Mesh) else process_mesh(plan.mesh, device, plan.timeout_s)
         self._steps = 0
         self._evaluation = Evaluation(self._mesh.world, named, device, time.perf_counter)
@@ -265,6 +267,11 @@ def _check(
 
 def _check_plan(plan: Plan) -> None:
     standard = Plan()
+    if isinstance(plan.mesh, Company):
+        raise IncompatiblePlan(
+            "mesh=a company with LBFGS: one of its steps evaluates many times, and a worker that is lost in between "
+            "would take its history along. Start it with a fixed number of workers, or use adamesh.AdamW"
+        )
     for field in dataclasses.fields(plan):
         value = getattr(plan, field.name)
         if field.name not in _IGNORED and value != getattr(standard, field.name):

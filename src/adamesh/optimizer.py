@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from adamesh.comm.base import Mesh
+from adamesh.comm.company import Company
 from adamesh.comm.process_group import process_mesh
 from adamesh.engine.bucket import LiveSlot
 from adamesh.engine.consensus import agreed
@@ -18,6 +19,7 @@ from adamesh.engine.engine import Engine, without_params
 from adamesh.engine.fit import StateHead, check_fit, restore_group
 from adamesh.engine.islands_state import SHARED, own_runs_to_save, settle, sync_record
 from adamesh.engine.kernels import compiled_codecs
+from adamesh.engine.lineage import Lineage
 from adamesh.engine.meter import StepStats
 from adamesh.engine.residuals import RESIDUAL, fold
 from adamesh.engine.runs import HeldRun, PieceSource, StateSource
@@ -32,7 +34,14 @@ from adamesh.engine.state_dict import (
     scatter_full,
 )
 from adamesh.engine.torch_format import GivenState, given_state, torch_state
-from adamesh.errors import CheckpointError, ConfigurationError, ParameterError
+from adamesh.errors import (
+    CheckpointError,
+    CommunicationError,
+    ConfigurationError,
+    IncompatiblePlan,
+    ParameterError,
+    StateLost,
+)
 from adamesh.plan import Plan
 from adamesh.rules.adam import Adam as AdamRule
 from adamesh.rules.base import Rule
@@ -81,11 +90,16 @@ class MeshOptimizer(torch.optim.Optimizer):
         super().__init__(params, defaults)
         named = [pair for index in range(len(self.param_groups)) for pair in self._named(index)]
         device = common_device(named)
-        mesh = plan.mesh if isinstance(plan.mesh, Mesh) else process_mesh(plan.mesh, device, plan.timeout_s)
-        codecs = compiled_codecs(plan, [param for _, param in named])
-        engine = Engine(rule, plan, mesh, device, time.perf_counter, codecs)
-        engine.extend(named, 0, self.param_groups, self._readers)
-        self._engine = engine
+        self._codecs = compiled_codecs(plan, [param for _, param in named])
+        self._device = device
+        self._lineage: Lineage | None = None
+        if isinstance(plan.mesh, Company):
+            gradients = plan.sync.at(0).gradients
+            self._lineage = Lineage(plan.mesh, self._build, self.param_groups, gradients)
+            self._engine = self._lineage.engine
+        else:
+            mesh = plan.mesh if isinstance(plan.mesh, Mesh) else process_mesh(plan.mesh, device, plan.timeout_s)
+            self._engine = self._build(mesh)
         self._grad_norm = torch.zeros((), dtype=torch.float64)
 
     @overload
@@ -113,9 +127,60 @@ class MeshOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._refuse_foreign_scaler()
-        outcome = self.engine.step(self.param_groups, self._loss_scale)
+        began = self.steps_made
+        try:
+            outcome = self.engine.step(self.param_groups, self._loss_scale)
+        except (CommunicationError, StateLost) as error:
+            if self._lineage is None or not _by_loss(error):
+                raise
+            self.regroup(str(error))
+            verdict = self._lineage.transaction.verdict
+            if self.steps_made > began and verdict is not None:
+                self._grad_norm = torch.tensor(verdict.norm, dtype=torch.float64)
+            return loss
         self._grad_norm = torch.tensor(outcome.norm, dtype=torch.float64)
+        if self._lineage is not None:
+            self._lineage.note_made()
+            if self._lineage.transaction.restless:
+                self.regroup("somebody comes or goes")
         return loss
+
+    @property
+    def steps_made(self) -> int:
+        """Steps made, skipped ones included: the same on all workers that agree in every step.
+
+        Among workers that come and go (``Plan(mesh=company)``), ``step()`` may return with a step that has to be made
+        again, by those that are left: then this number has not changed.
+        """
+        return self.engine.transaction.step_number
+
+    def regroup(self, reason: str) -> None:
+        """Go on with the workers that are left, and those that have come. Collective among them.
+
+        ``step()`` does it by itself. Call it if another collective (`flush`, ``adamesh.save``, one of your own on
+        `mesh`) has raised a `CommunicationError` among workers that come and go, and go on from `steps_made`.
+
+        Args:
+            reason: what this worker has seen.
+
+        Raises:
+            Expelled: the others have gone on without this worker, or it has left.
+            QuorumLost: too few are left.
+            StateLost: what the lost workers held is held by nobody else: load a checkpoint.
+            ConfigurationError: these workers do not come and go.
+        """
+        if self._lineage is None:
+            raise ConfigurationError(
+                "regroup() needs workers that come and go, as in Plan(mesh=adamesh.Workers...): these do not"
+            )
+        before = self.steps_made
+        try:
+            self._lineage.regroup(reason)
+        finally:
+            self._engine = self._lineage.engine
+        if self.steps_made == before:
+            super().zero_grad()  # they are of another cut of the batch
+        self._engine.last_stats = self._engine.transaction.stats(committed=self.steps_made > before)
 
     def step_scaled(self, scale: float) -> bool:
         """`step` on gradients of a loss times ``scale``; skipped on all workers if any gradient is not finite.
@@ -147,6 +212,8 @@ class MeshOptimizer(torch.optim.Optimizer):
         ``"exact"`` names in ``modules`` who reads them; :func:`adamesh.param_groups` makes such groups.
         """
         param_group = dict(param_group)
+        if isinstance(self._plan.mesh, Company):
+            self._refuse_among_company(param_group)
         modules = list(param_group.pop("modules", ()))
         if param_group.get("sparse") == "lazy":
             param_group.setdefault("weight_decay", 0.0)  # its rule has none, whatever the other groups' default
@@ -438,6 +505,28 @@ class MeshOptimizer(torch.optim.Optimizer):
 
     # -- inside ----------------------------------------------------------------------------------------------
 
+    def _build(self, mesh: Mesh, epoch: int = 0, from_first: bool = True) -> Engine:
+        """An engine of all groups. Collective."""
+        company = self._plan.mesh if isinstance(self._plan.mesh, Company) else None
+        restless = None if company is None else lambda: company.restless
+        engine = Engine(self._rule, self._plan, mesh, self._device, time.perf_counter, self._codecs, epoch, restless)
+        named = [pair for index in range(len(self.param_groups)) for pair in self._named(index)]
+        engine.extend(named, 0, self.param_groups, self._readers, from_first=from_first)
+        return engine
+
+    def _refuse_among_company(self, group: Mapping[str, Any]) -> None:
+        if group.get("sparse") is not None:
+            raise IncompatiblePlan(
+                f"a group with sparse={group['sparse']!r} among workers that come and go: rows of a table are kept by "
+                "one worker each, and would be lost with it. Build the embedding with sparse=False, or start without "
+                "elastic workers and rely on checkpoints"
+            )
+        if self._engine is not None:
+            raise ConfigurationError(
+                "add_param_group() among workers that come and go: whoever comes later would not know of it. Give all "
+                "groups when the optimizer is built"
+            )
+
     def _refuse_foreign_scaler(self) -> None:
         # Left here by torch's scaler, which will not come to removing them.
         found_inf, _ = vars(self).pop("found_inf", None), vars(self).pop("grad_scale", None)
@@ -537,6 +626,11 @@ def _is_dtensor(param: Tensor) -> bool:
 
 def _tensors(entry: Mapping[str, Any]) -> dict[str, Tensor]:
     return {key: value for key, value in entry.items() if isinstance(value, Tensor)}
+
+
+def _by_loss(error: BaseException) -> bool:
+    """Whether workers were lost, and not this one's own memory, say."""
+    return isinstance(error, CommunicationError) or isinstance(error.__cause__, CommunicationError)
 
 
 def _numbers(slot: LiveSlot) -> dict[str, float]:

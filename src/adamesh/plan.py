@@ -8,6 +8,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from adamesh.codecs.coding import Coding, Parts, parts
 from adamesh.codecs.lowrank import LowRank
 from adamesh.comm.base import Mesh
+from adamesh.comm.company import Company
 from adamesh.errors import ConfigurationError, IncompatiblePlan
 from adamesh.rules.base import Hyper
 from adamesh.sync.base import Schedule, is_every_step
@@ -27,8 +28,9 @@ class Plan:
         25
     """
 
-    mesh: DeviceMesh | Mesh | None = None
-    """Axes ``("replicate", "shard")``. None: one island of the default process group, or world size 1."""
+    mesh: DeviceMesh | Mesh | Company | None = None
+    """Axes ``("replicate", "shard")``. None: one island of the default process group, or world size 1. A company:
+    workers that may be lost, come and go (docs/elastic.md); one island, or where islands step alone an island each."""
 
     wire: Wire = field(default_factory=Wire)
     """How numbers are written on their way: codecs UP, DOWN and across islands. The default is exact."""
@@ -79,8 +81,10 @@ class Plan:
         self._check_across()
         self._check_delay()
         self.full_wire.check()
+        if isinstance(self.mesh, Company):
+            self._check_company()
         if self.mesh is not None:
-            self.full_wire.check_mesh(*_shape(self.mesh))
+            self.full_wire.check_mesh(*self._mesh_shape)
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise ConfigurationError(
                 f"max_grad_norm={self.max_grad_norm} would stop every update: give a positive one, or None"
@@ -100,7 +104,15 @@ class Plan:
     @property
     def num_islands(self) -> int:
         """How many islands its mesh has; one where no mesh was given."""
-        return 1 if self.mesh is None else _shape(self.mesh)[0]
+        return self._mesh_shape[0]
+
+    @property
+    def _mesh_shape(self) -> tuple[int, int]:
+        """(number of islands, workers in an island), as far as it is known; (1, 1) where no mesh was given."""
+        if isinstance(self.mesh, Company):
+            size = self.mesh.formation.world.size
+            return (1, size) if self.sync.at(0).gradients else (size, 1)
+        return (1, 1) if self.mesh is None else _shape(self.mesh)
 
     def check_group(self, hyper: Hyper) -> None:
         """Raise if the hyper-parameters of a parameter group are unsound with this plan.
@@ -131,6 +143,14 @@ class Plan:
                 f"sync={self.sync} with {self.wire}: what a codec drops of a gradient is sent with the next one, and "
                 "the next ones leave before it is known. Take codecs that need no feedback, Wire(up=Int8(), "
                 "across=Int8()), or sync=EveryStep()"
+            )
+
+    def _check_company(self) -> None:
+        plan = self.sync.at(0)
+        if plan.pushes is not None or plan.delay:
+            raise IncompatiblePlan(
+                f"sync={self.sync} among workers that come and go: pushes and gradients that are still on their way "
+                "when a worker is lost would be lost with it. Take sync=EveryStep(), EveryH(...) or DiLoCo(...)"
             )
 
     def _check_redundancy(self) -> None:
@@ -183,9 +203,9 @@ class Plan:
                 "forms. Clip each worker's own gradient, torch.nn.utils.clip_grad_norm_(params, c) before step(), and "
                 "leave max_grad_norm out"
             )
-        if self.mesh is not None and _shape(self.mesh)[0] > 1:
+        if self.num_islands > 1:
             self._refuse_with_pushes(
-                f"a mesh of {_shape(self.mesh)[0]} islands: workers push to owners sharded over all of them. Take one "
+                f"a mesh of {self.num_islands} islands: workers push to owners sharded over all of them. Take one "
                 "island"
             )
         if wire.down is not None:

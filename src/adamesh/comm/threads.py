@@ -23,7 +23,7 @@ from adamesh.comm.local import LocalCommunicator
 from adamesh.comm.thread_mailbox import PostOffice, ThreadMailbox
 from adamesh.errors import CommunicationError, CommunicationTimeout, ConfigurationError, PeerLost
 
-__all__ = ["Call", "Delay", "Drop", "Fault", "Kill", "ThreadWorld", "WorkerKilled"]
+__all__ = ["Call", "Delay", "Drop", "Fault", "Group", "Hub", "Kill", "ThreadWorld", "WorkerKilled", "join"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ class Group:
     members: tuple[int, ...]
     """The ranks of the world, by rank of the group."""
     meetings: dict[int, Meeting] = field(default_factory=dict)
+    left: set[int] = field(default_factory=set)
+    """Workers (of the world) that take part in nothing more of this group, and may in others."""
     offices: dict[int, PostOffice] = field(default_factory=dict)
     """Of its mailboxes, by the order in which each rank opens them."""
 
@@ -131,6 +133,12 @@ class Hub:
             office = group.offices[number]
         return ThreadMailbox(office, rank, lambda: self._suffer(group.members[rank]))
 
+    def leave(self, group: Group, worker: int) -> None:
+        """The rank has given up this group, and goes on in another one."""
+        with self._changed:
+            group.left.add(worker)
+            self._changed.notify_all()
+
     def end(self, worker: int) -> None:
         """The rank takes part in nothing from now on."""
         with self._changed:
@@ -168,7 +176,8 @@ class Hub:
     def _lost(self, group: Group, meeting: Meeting) -> list[int]:
         """Who has ended and is still missing; a dropped contribution is a silence, not a loss."""
         missing = set(range(len(group.members))) - meeting.arrived.keys() - meeting.dropped
-        return sorted(group.members[rank] for rank in missing if group.members[rank] not in self._running)
+        gone = group.left | (set(group.members) - self._running)
+        return sorted(group.members[rank] for rank in missing if group.members[rank] in gone)
 
     def _settled(self, worker: int) -> bool:
         group, meeting = self._waiting[worker]
@@ -363,15 +372,16 @@ class ThreadWorld:
         counterparts = [Group("replicate", tuple(column.tolist())) for column in ranks.T]
         return [
             Mesh(
-                world=(everybody := _join(hub, world, rank)),
-                replicate=everybody if num_shards == 1 else _join(hub, counterparts[rank % num_shards], rank),
-                shard=everybody if num_replicas == 1 else _join(hub, islands[rank // num_shards], rank),
+                world=(everybody := join(hub, world, rank)),
+                replicate=everybody if num_shards == 1 else join(hub, counterparts[rank % num_shards], rank),
+                shard=everybody if num_replicas == 1 else join(hub, islands[rank // num_shards], rank),
             )
             for rank in range(self.size)
         ]
 
 
-def _join(hub: Hub, group: Group, worker: int) -> Communicator:
+def join(hub: Hub, group: Group, worker: int) -> Communicator:
+    """A worker's end of a group."""
     if len(group.members) == 1:
         return LocalCommunicator()
     return ThreadCommunicator(hub, group, group.members.index(worker))

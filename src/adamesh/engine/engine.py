@@ -90,7 +90,8 @@ class Engine:
             )
         self.hooks = Hooks(self.reducer)
         self._readers = Readers(self.read, self.hooks)
-        self._hypers: Sequence[Hyper] = ()
+        self.hypers: Sequence[Hyper] = ()
+        """The parameter groups, as they last were."""
         self.last_stats: StepStats = self.transaction.stats(committed=False)
 
     @property
@@ -104,18 +105,19 @@ class Engine:
         group: int,
         hypers: Sequence[Hyper],
         modules: Sequence[nn.Module] = (),
+        *,
+        from_first: bool = True,
     ) -> None:
         """Take in the parameters of one or more groups from number ``group`` on. Collective.
-
-        The first worker's values become everybody's.
 
         Args:
             named: names and parameters; those of ``hypers[group]`` first.
             group: the index of the first new group.
             hypers: all parameter groups.
             modules: those that read tables whose groups are exact.
+            from_first: give everybody the first worker's values; else each keeps its own.
         """
-        self._hypers = hypers
+        self.hypers = hypers
         params = [param for _, param in named]
         specs = self._specs(named, group, hypers)
         exact = [pair for pair, spec in zip(named, specs, strict=True) if spec.sparse == "exact"]
@@ -134,7 +136,8 @@ class Engine:
         everybody = [slot.param for slot in sorted(self.slots, key=lambda slot: slot.place.param)] + params
         fresh = live_buckets(layout, first, everybody, self.mesh, self._device)
         for bucket in fresh:
-            self.mesh.world.broadcast(bucket.param_N, src=0).wait()
+            if from_first:
+                self.mesh.world.broadcast(bucket.param_N, src=0).wait()
             for slot in bucket.slots:
                 slot.publish()
         tables = live_tables(layout, len(self.tables), everybody, hypers, self.mesh, self.rule)
@@ -196,7 +199,7 @@ class Engine:
 
     def frozen(self) -> bool:
         """Whether second moments are frozen; the first group speaks for all."""
-        return bool(self._hypers) and self._hypers[0].get("frozen_after") is not None
+        return bool(self.hypers) and self.hypers[0].get("frozen_after") is not None
 
     def keeps_master(self, bucket: LiveBucket) -> bool:
         """Whether a bucket's master is kept apart from what replicas hold, which is less."""
@@ -209,7 +212,7 @@ class Engine:
 
     def hyper(self, group: int) -> Hyper:
         """A parameter group, as it last was."""
-        return self._hypers[group]
+        return self.hypers[group]
 
     def step(self, hypers: Sequence[dict[str, Any]], loss_scale: float | None) -> Outcome:
         """One transaction; see :mod:`adamesh.engine.transaction`. What it makes of the groups is written to them."""
@@ -218,7 +221,7 @@ class Engine:
                 f"parameter {self.hooks.superseded!r} belongs to a newer optimizer by now, so this one no longer sees "
                 "its gradient. Step the newer one, or build one optimizer with several parameter groups"
             )
-        self._hypers = hypers
+        self.hypers = hypers
         try:
             outcome = self.transaction.run(hypers, self.wake, self.plan.max_grad_norm, loss_scale)
             for hyper in hypers:

@@ -27,6 +27,7 @@ from adamesh.errors import CheckpointError, LayoutError, StateLost
 
 __all__ = [
     "MASTER",
+    "OWN_RESIDUALS",
     "export_mirrors",
     "export_pieces",
     "export_residuals",
@@ -35,9 +36,9 @@ __all__ = [
     "restore",
 ]
 
-_OWN = {kind: f"{RESIDUAL}_{kind}" for kind in KINDS}
+OWN_RESIDUALS = {kind: f"{RESIDUAL}_{kind}" for kind in KINDS}
 """The keys of a worker's own residuals, which are state of this worker and fit no other number of workers."""
-_BESIDE = {MASTER, RESIDUAL, OWN_VALUE, *SHARED, *_OWN.values()}
+_BESIDE = {MASTER, RESIDUAL, OWN_VALUE, *SHARED, *OWN_RESIDUALS.values()}
 """Keys of what is no state of the rule's."""
 
 
@@ -81,7 +82,7 @@ def export_mirrors(engine: Engine) -> list[HeldRun]:
 
 def export_residuals(engine: Engine) -> list[HeldRun]:
     """What this rank's codecs have held back, as views; no collective."""
-    return [HeldRun(name, start, stop, {_OWN[kind]: run}) for name, kind, start, stop, run in own_runs(engine)]
+    return [HeldRun(name, start, stop, {OWN_RESIDUALS[kind]: run}) for name, kind, start, stop, run in own_runs(engine)]
 
 
 def fetch(engine: Engine, source: StateSource) -> PieceSource:
@@ -150,7 +151,7 @@ def _fetch_residuals(engine: Engine, source: StateSource, counts: Mapping[str, i
         if RESIDUAL in keys:
             runs.append(HeldRun(slot.name, 0, numel, {RESIDUAL: _read(source, slot.name, RESIDUAL, 0, numel)}))
     for name, kind, start, stop, _ in own_runs(engine):
-        key = _OWN[kind]
+        key = OWN_RESIDUALS[kind]
         if counts[name] and key in source.keys(name):
             runs.append(HeldRun(name, start, stop, {key: _read(source, name, key, start, stop)}))
     return runs
@@ -209,9 +210,9 @@ def _restore_residuals(engine: Engine, held: PieceSource, step_number: int) -> N
     sizes = {slot.name: slot.value.numel() for slot in engine.slots}
     known = [name for name in sizes if RESIDUAL in held.keys(name)]
     own = {
-        (name, kind, start): held.read(name, _OWN[kind], start, stop)
+        (name, kind, start): held.read(name, OWN_RESIDUALS[kind], start, stop)
         for name, kind, start, stop, _ in own_runs(engine)
-        if _OWN[kind] in held.keys(name)
+        if OWN_RESIDUALS[kind] in held.keys(name)
     }
     start_from(engine, {name: held.read(name, RESIDUAL, 0, sizes[name]) for name in known}, own, step_number)
 
