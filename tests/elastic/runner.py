@@ -22,8 +22,8 @@ class Net(nn.Module):
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        self.first = nn.Linear(6, 13)
-        self.second = nn.Linear(13, 6)
+        self.first = nn.Linear(6, 70)
+        self.second = nn.Linear(70, 6)
         self.scale = nn.Parameter(torch.ones(()))
         self.empty = nn.Parameter(torch.ones(0))
         self.odd_steps = nn.Parameter(torch.ones(6))

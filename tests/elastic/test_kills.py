@@ -1,13 +1,20 @@
 """A worker dies at any operation of a run: those who are left end where a run without a death does."""
 
-from functools import cache
+from functools import cache, partial
+from itertools import combinations
 
 import pytest
+import torch
 
+import adamesh
 from adamesh.comm.faults import Kill
+from adamesh.errors import StateLost
 from tests.elastic.runner import Setting, Told, distance, run
 
 SETTING = Setting()
+INT8 = adamesh.Wire(up=adamesh.Int8(), down=adamesh.Int8())
+INT4_FEEDBACK = adamesh.Wire(up=adamesh.Feedback(adamesh.Int4()), down=adamesh.Int4())
+SIGN = adamesh.Wire(up=adamesh.Feedback(adamesh.Sign()), down=adamesh.Sign())
 
 
 @cache
@@ -26,3 +33,82 @@ def test_whoever_dies_at_whatever_operation_no_step_is_lost_and_none_is_made_twi
         for tale in (tales[rank] for rank in range(3) if rank != victim):
             assert isinstance(tale, Told), (operation, tale)
             assert distance(tale, expected) < 1e-12, operation
+
+
+def test_two_workers_that_die_at_once_are_survived_with_three_copies():
+    setting = Setting(redundancy=3)
+    expected, operations = undisturbed(4)
+    for first, second in combinations(range(4), 2):
+        for operation in range(16, operations, 7):
+            tales, _ = run(4, setting, [Kill(first, operation), Kill(second, operation)])
+            survivors = [tale for rank, tale in enumerate(tales) if rank not in (first, second)]
+            for tale in survivors:
+                assert isinstance(tale, Told), (first, second, operation, tale)
+                assert tale.size == 2
+                assert distance(tale, expected) < 1e-12
+
+
+def test_a_worker_that_dies_while_others_regroup_is_survived_as_well():
+    """The second one dies at each operation of the regrouping that the first one's death begins."""
+    expected, operations = undisturbed(4)
+    at = operations // 2
+    _, after = run(4, Setting(redundancy=3), [Kill(3, at)])
+    regrouping = range(at + 1, min(at + 30, *after[:3]))
+    for operation in regrouping:
+        tales, _ = run(4, Setting(redundancy=3), [Kill(3, at), Kill(1, operation)])
+        for tale in (tales[0], tales[2]):
+            assert isinstance(tale, Told), (operation, tale)
+            assert distance(tale, expected) < 1e-12
+
+
+def test_a_slice_that_nobody_else_holds_is_lost_and_said_so_on_all_who_are_left():
+    setting = Setting(redundancy=1)
+    _, operations = undisturbed(3)
+    tales, _ = run(3, setting, [Kill(1, operations // 2)])
+    for tale in (tales[0], tales[2]):
+        assert isinstance(tale, StateLost)
+        assert "adamesh.load" in str(tale)
+        assert "redundancy" in str(tale)
+
+
+def test_two_neighbours_that_die_at_once_take_a_slice_with_them_that_two_copies_do_not_outlive():
+    _, operations = undisturbed(4)
+    at = operations // 2
+    for first in range(4):
+        tales, _ = run(4, Setting(redundancy=2), [Kill(first, at), Kill((first + 1) % 4, at)])
+        survivors = [tale for rank, tale in enumerate(tales) if rank not in (first, (first + 1) % 4)]
+        assert all(isinstance(tale, StateLost) for tale in survivors), survivors
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        Setting(rule=adamesh.NAdam),
+        Setting(rule=partial(adamesh.AdamW, amsgrad=True)),
+        Setting(rule=partial(adamesh.SGD, momentum=0.9)),
+        Setting(dtype=torch.float32),
+        Setting(dtype=torch.bfloat16),
+    ],
+    ids=["nadam", "amsgrad", "sgd", "float32", "bfloat16"],
+)
+def test_every_rule_and_precision_outlives_a_death_in_every_part_of_a_step(setting):
+    tales, operations = run(3, setting)
+    expected, tolerance = tales[0], {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2}[setting.dtype]
+    for operation in range(12, operations[0], 5):
+        survived, _ = run(3, setting, [Kill(1, operation)])
+        for tale in (survived[0], survived[2]):
+            assert isinstance(tale, Told), (operation, tale)
+            assert distance(tale, expected) < tolerance, operation
+
+
+@pytest.mark.parametrize("wire", [INT8, INT4_FEEDBACK, SIGN], ids=["int8", "int4 with feedback", "sign with feedback"])
+def test_coded_steps_outlive_a_death_and_replicas_stay_alike_to_the_bit(wire):
+    setting = Setting(wire=wire, dtype=torch.float32, steps=5)
+    tales, operations = run(3, setting)
+    for operation in range(12, operations[0], 5):
+        survived, _ = run(3, setting, [Kill(2, operation)])
+        first, second = survived[:2]
+        assert isinstance(first, Told), (operation, first)
+        assert isinstance(second, Told), (operation, second)
+        assert all(torch.equal(first.values[name], second.values[name]) for name in first.values)
+        assert distance(first, tales[0]) < 0.1
