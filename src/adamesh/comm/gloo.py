@@ -123,18 +123,18 @@ class GlooCommunicator(Communicator):
     ) -> list[dist.Work]:
         """Begin the transfers of one operation; even tags are collectives, odd ones control messages."""
         tag %= NUM_TAGS
-        works: list[dist.Work | None] = []
+        works: list[dist.Work] = []
         try:
             # Receives first: what arrives before its buffer is known waits in the peer.
             for peer, tensor in receives:
                 if tensor.numel():
-                    works.append(dist.irecv(tensor, group=self._group, group_src=peer, tag=tag))
+                    works.append(self._group.recv([tensor], peer, tag))
             for peer, tensor in sends:
                 if tensor.numel():
-                    works.append(dist.isend(tensor, group=self._group, group_dst=peer, tag=tag))
+                    works.append(self._group.send([tensor], peer, tag))
         except RuntimeError as error:
             raise translated(error, what) from error
-        return [work for work in works if work is not None]
+        return works
 
     def _describe(self, kind: str, number: int) -> str:
         return f"{kind} number {number} on rank {self.rank} of {self.size} ({self.name})"

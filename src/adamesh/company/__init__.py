@@ -1,0 +1,1 @@
+"""A company of worker processes: sentinels that watch and vote, and a Gloo group for every epoch."""

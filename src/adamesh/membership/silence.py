@@ -1,0 +1,43 @@
+"""How long a silence has to be before it means something: learnt for each member from how regularly it is heard."""
+
+__all__ = ["Silence"]
+
+_TIMES_WORST = 4.0
+_TIMES_FLOOR = 4.0
+_FADING = 0.99
+"""Of the worst gap, with each message: after a few hundred it counts no longer."""
+
+
+class Silence:
+    """When one member was last heard, and whether it should have been heard since.
+
+    The limit is `_TIMES_WORST` times the worst recent gap between messages, at least ``floor_s`` and at most
+    `_TIMES_FLOOR` times that.
+
+    Args:
+        floor_s: the shortest silence that is suspicious, seconds.
+        now: the time, seconds.
+    """
+
+    def __init__(self, floor_s: float, now: float) -> None:
+        self.floor_s = floor_s
+        self.last = now
+        self._worst = 0.0
+
+    def hear(self, now: float) -> None:
+        """Something has come."""
+        self._worst = max(now - self.last, self._worst * _FADING)
+        self.last = now
+
+    def forgive(self, stall_s: float, now: float) -> None:
+        """The listener itself was held up for so long."""
+        self.last = min(now, self.last + stall_s)
+
+    @property
+    def limit_s(self) -> float:
+        """The silence from which on the member is suspected, seconds."""
+        return min(max(self.floor_s, _TIMES_WORST * self._worst), _TIMES_FLOOR * self.floor_s)
+
+    def lasts(self, now: float) -> bool:
+        """Whether the member has been silent for too long."""
+        return now - self.last > self.limit_s
