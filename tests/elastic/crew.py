@@ -1,6 +1,7 @@
 """Real worker processes that found a company, make steps, and are killed, stopped or cut off."""
 
 import contextlib
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -126,6 +127,7 @@ class Life:
 
 
 def live(connection: Connection, rank: int, size: int, port: int, addresses: Any, terms: Terms) -> None:
+    faulthandler.enable()
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     warnings.simplefilter("error")
@@ -210,7 +212,7 @@ class Crew:
                 raise AssertionError(f"worker {number} has not {what} epoch {epoch}: {hand.reports}")
             try:
                 hand.reports.append(hand.connection.recv())
-            except EOFError:
+            except (EOFError, ConnectionResetError):
                 raise AssertionError(f"worker {number} ended: {hand.reports}") from None
 
     def await_all(self, numbers: Any, epoch: int) -> list[Report]:

@@ -1,5 +1,8 @@
 """A communicator that another thread can cut, for good: whoever waits in it is told, and so is whoever comes."""
 
+import contextlib
+import queue
+import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -12,6 +15,8 @@ from adamesh.errors import CommunicationError, PeerLost
 __all__ = ["Severable", "Thread"]
 
 T = TypeVar("T")
+_CUT = PeerLost("cut")
+_GRACE_S = 0.05
 
 
 class Thread:
@@ -25,6 +30,9 @@ class Thread:
         self.reason: str | None = None
         """Why it is cut, once it is."""
         self._waits = waits
+        self._orders: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+        self._servant: threading.Thread | None = None
 
     def run(self, operation: Callable[[], T]) -> T:
         """Begin something.
@@ -41,13 +49,51 @@ class Thread:
                 raise
             raise PeerLost(f"{self.reason} ({error})") from error
 
-    def wait(self, operation: Callable[[], T]) -> T:
-        """Do something that may block."""
+    def wait(self, operation: Callable[[], None]) -> None:
+        """Do something that may block, in a thread that can be left behind. By one thread at a time.
+
+        Gloo loses a send for good, and with it whoever waits for it, if its own thread meets the end of the connection
+        while it writes what the receiver has just asked for.
+        """
+        if self._servant is None:
+            self._servant = threading.Thread(target=_serve, args=(self._orders, self._results), daemon=True)
+            self._servant.start()
         self._waits(True)
         try:
-            return self.run(operation)
+            self.run(lambda: self._await(operation))
         finally:
             self._waits(False)
+
+    def cut(self, reason: str) -> None:
+        """Let nobody wait any longer."""
+        self.reason = reason
+        self._results.put(_CUT)
+        self._orders.put(None)
+
+    def _await(self, operation: Callable[[], None]) -> None:
+        self._orders.put(operation)
+        result = self._results.get()
+        if result is _CUT:
+            # As a rule the connections' ends end the operation too; then nobody touches its buffers any more.
+            with contextlib.suppress(queue.Empty):
+                result = self._results.get(timeout=_GRACE_S)
+            if result is _CUT:
+                raise PeerLost(f"{self.reason}")
+        if result is not None:
+            raise result
+
+
+def _serve(
+    orders: "queue.SimpleQueue[Callable[[], None] | None]", results: "queue.SimpleQueue[Exception | None]"
+) -> None:
+    """The life of the thread that waits."""
+    while (operation := orders.get()) is not None:
+        try:
+            operation()
+        except Exception as error:
+            results.put(error)
+        else:
+            results.put(None)
 
 
 class SeverableWork(Work):
@@ -61,6 +107,17 @@ class SeverableWork(Work):
         self._thread.wait(self._work.wait)
 
 
+class Letter(Work):
+    """A letter or an answer under way; several threads may wait for theirs at once."""
+
+    def __init__(self, thread: Thread, work: Work) -> None:
+        self._thread = thread
+        self._work = work
+
+    def wait(self) -> None:
+        self._thread.run(self._work.wait)
+
+
 class SeverableMailbox(Mailbox):
     """A mailbox that is cut with its communicator."""
 
@@ -71,17 +128,17 @@ class SeverableMailbox(Mailbox):
         self._mailbox = mailbox
 
     def post(self, letter: Tensor, to: int) -> Work:
-        return SeverableWork(self._thread, self._thread.run(lambda: self._mailbox.post(letter, to)))
+        return Letter(self._thread, self._thread.run(lambda: self._mailbox.post(letter, to)))
 
     def receive_any(self, buffer: Tensor) -> int:
         # Whoever empties an inbox is a servant: that it waits says nothing about the worker.
         return self._thread.run(lambda: self._mailbox.receive_any(buffer))
 
     def answer(self, letter: Tensor, to: int, line: int) -> Work:
-        return SeverableWork(self._thread, self._thread.run(lambda: self._mailbox.answer(letter, to, line)))
+        return Letter(self._thread, self._thread.run(lambda: self._mailbox.answer(letter, to, line)))
 
     def await_answer(self, buffer: Tensor, of: int, line: int) -> Work:
-        return SeverableWork(self._thread, self._thread.run(lambda: self._mailbox.await_answer(buffer, of, line)))
+        return Letter(self._thread, self._thread.run(lambda: self._mailbox.await_answer(buffer, of, line)))
 
 
 class Severable(Communicator):
@@ -104,7 +161,7 @@ class Severable(Communicator):
     def sever(self, reason: str) -> None:
         """Let all that is under way, and all that comes, raise `PeerLost`. From any thread; again, it does nothing."""
         if self._thread.reason is None:
-            self._thread.reason = reason
+            self._thread.cut(reason)
             self._cut()
 
     def allocate(self, numel: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -126,10 +183,12 @@ class Severable(Communicator):
         return self._begin(lambda: self._inner.broadcast(tensor, src))
 
     def swap(self, message: bytes) -> list[bytes]:
-        return self._thread.wait(lambda: self._inner.swap(message))
+        swapped: list[list[bytes]] = []
+        self._thread.wait(lambda: swapped.append(self._inner.swap(message)))
+        return swapped[0]
 
     def open_mailbox(self) -> Mailbox:
-        return SeverableMailbox(self._thread, self._thread.wait(self._inner.open_mailbox))
+        return SeverableMailbox(self._thread, self._thread.run(self._inner.open_mailbox))
 
     def _begin(self, operation: Callable[[], Work]) -> Work:
         return SeverableWork(self._thread, self._thread.run(operation))
