@@ -32,7 +32,7 @@ from adamesh.train import failure
 from adamesh.train.failure import Failure
 from adamesh.train.files import append_whole
 
-__all__ = ["Outcome", "run_workers"]
+__all__ = ["Outcome", "Stop", "defaults", "launcher_log", "next_folder", "run_workers"]
 
 # What torchrun's launcher leaves the other workers when one has failed, before it kills them.
 _LAUNCHER_GRACE_S = 30
@@ -65,7 +65,7 @@ def run_workers(
     Raises:
         KeyboardInterrupt: a second signal came in; the workers have been killed.
     """
-    folder = _next_folder(logs)
+    folder = next_folder(logs)
     with tempfile.TemporaryDirectory(prefix="adamesh-") as records:
         return _followed(_Folders(folder, Path(records)), (module, *arguments), nproc, on_stop)
 
@@ -86,7 +86,7 @@ def _followed(folders: "_Folders", work: Sequence[str], nproc: int, on_stop: Cal
         signals_to_handle="SIGQUIT",
     )
     command = ("-u", "-m", "adamesh.train.process", *work)
-    with _launcher_log(folder / "launcher.log"), _defaults(nproc), _Stop(on_stop) as stop:
+    with launcher_log(folder / "launcher.log"), defaults(nproc), Stop(on_stop) as stop:
         try:
             with warnings.catch_warnings():
                 # The launcher leaves the workers' logs open when they ended by themselves.
@@ -129,7 +129,7 @@ class _Folders(LogsSpecs):
         )
 
 
-class _Stop:
+class Stop:
     """The first signal asks the workers to finish their step, save and end; the second kills them."""
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -193,7 +193,8 @@ def _of_worker(rank: int, ended: object) -> Failure:
     return failure.read(record) or failure.exited(rank, exit_code, time_s)
 
 
-def _next_folder(logs: Path) -> Path:
+def next_folder(logs: Path) -> Path:
+    """A new numbered folder for the logs of one start."""
     number = 1 + max((int(f.name) for f in logs.iterdir() if f.name.isdecimal()), default=0)
     folder = logs / str(number)
     folder.mkdir()
@@ -205,13 +206,18 @@ def _log(folder: Path, rank: int) -> Path:
 
 
 @contextmanager
-def _defaults(nproc: int) -> Iterator[None]:
-    """What workers find in their environment unless the user has set it."""
+def defaults(nproc: int, *, alone: bool = True) -> Iterator[None]:
+    """What workers find in their environment unless the user has set it.
+
+    Args:
+        nproc: workers of this machine.
+        alone: there are none on others.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     wanted = {
         "OMP_NUM_THREADS": str(max(1, cores // nproc)),
         # All workers are on this machine; its outward address may be firewalled, or change.
-        "GLOO_SOCKET_IFNAME": next((name for name in ("lo", "lo0") if name in psutil.net_if_addrs()), ""),
+        "GLOO_SOCKET_IFNAME": next((name for name in ("lo", "lo0") if alone and name in psutil.net_if_addrs()), ""),
     }
     added = {name: value for name, value in wanted.items() if value and name not in os.environ}
     os.environ.update(added)
@@ -235,7 +241,7 @@ class _LauncherLog(logging.Handler):
 
 
 @contextmanager
-def _launcher_log(file: Path) -> Iterator[None]:
+def launcher_log(file: Path) -> Iterator[None]:
     """Keep what torchrun's launcher says of its own work out of the user's sight."""
     logger = logging.getLogger("torch.distributed.elastic")
     handler = _LauncherLog(file)

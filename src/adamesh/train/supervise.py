@@ -1,0 +1,198 @@
+"""Workers that come and go, each under a supervisor of its own: no worker's end ends another.
+
+Starting and watching processes is torch.distributed.elastic's; who takes part is the workers' own matter
+(`adamesh.company`). A supervisor starts its worker again if that was killed, or taken for dead by the others: as a
+newcomer, or, if nobody is left, as a founder that goes on from the newest checkpoint.
+"""
+
+import secrets
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs, PContext, start_processes
+
+from adamesh.train import failure
+from adamesh.train.failure import Failure
+from adamesh.train.launch import Outcome, Stop, defaults, launcher_log, next_folder
+from adamesh.train.members import read_members
+
+__all__ = ["Founding", "run_company"]
+
+EXPELLED = 75
+"""The exit code of a worker that the others have taken for dead (sysexits' "try again")."""
+_LOOK_EVERY_S = 0.02
+_TOGETHER_S = 0.1
+"""Workers that are killed at once are seen one after the other."""
+_MOST_STARTS = 20
+"""Of one supervisor's worker: a worker that dies again and again has a reason that starting it does not mend."""
+
+
+@dataclass(frozen=True)
+class Founding:
+    """How the first workers of a run meet."""
+
+    address: str
+    port: int
+    first: int
+    """Number of this machine's first worker among all founders."""
+    size: int
+    """Founders, on all machines together; 0: this machine's workers join a run that goes on."""
+
+    @classmethod
+    def here(cls, nproc: int) -> "Founding":
+        """All on this machine."""
+        return cls("127.0.0.1", _free_port(), 0, nproc)
+
+
+@dataclass
+class _Crew:
+    """The workers of this machine."""
+
+    folder: Path
+    """Of the run."""
+    logs: Path
+    records: Path
+    work: Sequence[str]
+    founding: Founding
+    token: str
+    nproc: int
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    running: set[int] = field(default_factory=set)
+    started: int = 0
+    failures: list[tuple[Failure, Path]] = field(default_factory=list)
+    finished: bool = False
+    """Some worker has come to the end of the run."""
+    generation: int = 0
+    """How often all have been started anew."""
+
+
+def run_company(
+    module: str, arguments: Sequence[str], *, nproc: int, folder: Path, founding: Founding, on_stop: Callable[[], None]
+) -> Outcome:
+    """Run ``module.main(arguments)`` in ``nproc`` processes of this machine that may end one by one.
+
+    Args:
+        module: its ``main`` takes the arguments, and ``--resume`` where all workers have to be started again.
+        arguments: given to each worker alike.
+        nproc: number of workers.
+        folder: of the run; logs go to ``logs`` in it.
+        founding: how workers meet.
+        on_stop: called when the first signal to stop came in.
+
+    Raises:
+        KeyboardInterrupt: a second signal came in; the workers have been killed.
+    """
+    logs = next_folder(folder / "logs")
+    known = read_members(folder)
+    token = known.token if known is not None and not founding.size else secrets.token_hex(16)
+    with tempfile.TemporaryDirectory(prefix="adamesh-") as records:
+        crew = _Crew(folder, logs, Path(records), (module, *arguments), founding, token, nproc)
+        alone = founding.address == "127.0.0.1"
+        with launcher_log(logs / "launcher.log"), defaults(nproc, alone=alone), Stop(on_stop) as stop:
+            supervisors = [
+                threading.Thread(target=_supervise, args=(crew, number, stop), daemon=True) for number in range(nproc)
+            ]
+            for supervisor in supervisors:
+                supervisor.start()
+            for supervisor in supervisors:
+                while supervisor.is_alive():
+                    supervisor.join(0.2)  # in pieces: signals are taken by this thread
+        return _outcome(crew, stop.requested)
+
+
+def _outcome(crew: _Crew, stopped: bool) -> Outcome:
+    if crew.finished or not crew.failures:
+        return Outcome(None, None, stopped)
+    root = failure.root_cause([found for found, _ in crew.failures], 0)
+    log = next(log for found, log in crew.failures if found is root)
+    return Outcome(root, log, stopped)
+
+
+def _supervise(crew: _Crew, number: int, stop: Stop) -> None:
+    """Keep one worker running, until the run has ended or there is no sense in it."""
+    joins = not crew.founding.size
+    generation = 0
+    for _ in range(_MOST_STARTS):
+        with crew.lock:
+            crew.running.add(number)
+            label = crew.started
+            crew.started += 1
+        code, found = _one_life(crew, number, label, joins=joins, generation=generation)
+        with crew.lock:
+            crew.running.discard(number)
+            if found is not None:
+                crew.failures.append((found, crew.logs / f"worker{label}.log"))
+            crew.finished |= code == 0
+        if code < 0:
+            time.sleep(_TOGETHER_S)
+        with crew.lock:
+            somebody_is_left = bool(crew.running)
+        if code == 0 or crew.finished or stop.requested or not (code < 0 or code == EXPELLED):
+            return
+        if somebody_is_left or not crew.founding.size or crew.founding.size > crew.nproc:
+            joins = True  # elsewhere or here, others go on
+        else:
+            with crew.lock:
+                crew.generation += 1
+            joins, generation = False, crew.generation
+
+
+def _one_life(crew: _Crew, number: int, label: int, *, joins: bool, generation: int) -> tuple[int, Failure | None]:
+    """Start a worker and wait for its end; returns its exit code, and why it failed."""
+    environment = {
+        "RANK": str(crew.founding.first + number),
+        "LOCAL_RANK": str(number),
+        "WORLD_SIZE": str(max(crew.founding.size, 1)),
+        "LOCAL_WORLD_SIZE": str(crew.nproc),
+        "MASTER_ADDR": crew.founding.address,
+        "MASTER_PORT": str(crew.founding.port),
+        "ADAMESH_TOKEN": crew.token,
+        "ADAMESH_RUN": str(crew.folder),
+        "ADAMESH_JOIN": "1" if joins else "",
+    }
+    resume = ("--resume",) if generation and "--resume" not in crew.work else ()
+    command = ("-u", "-m", "adamesh.train.process", *crew.work, *resume)
+    log, error = crew.logs / f"worker{label}.log", crew.records / f"worker{label}.error.json"
+    context: PContext = start_processes(
+        f"worker {label}", sys.executable, {0: command}, {0: environment}, _OneFile(crew.logs, log, error)
+    )
+    try:
+        while (result := context.wait(timeout=_LOOK_EVERY_S, period=_LOOK_EVERY_S)) is None:
+            pass
+    finally:
+        context.close()
+    if not result.is_failed():
+        return 0, None
+    ended = result.failures[0]
+    found = failure.read(ended.error_file_data) or failure.exited(number, ended.exitcode, time.time())
+    return ended.exitcode, replace(found, rank=number)
+
+
+class _OneFile(LogsSpecs):
+    """One worker's log; every worker keeps the terminal, which the one that is first uses."""
+
+    def __init__(self, folder: Path, log: Path, error: Path) -> None:
+        super().__init__(log_dir=str(folder))
+        self._log = log
+        self._error = error
+
+    @property
+    def root_log_dir(self) -> str:
+        return str(self._log.parent)
+
+    def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
+        envs[0]["TORCHELASTIC_ERROR_FILE"] = str(self._error)
+        return LogsDest(stdouts={0: ""}, stderrs={0: str(self._log)}, error_files={0: str(self._error)})
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
