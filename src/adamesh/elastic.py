@@ -4,7 +4,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 
-import torch.distributed as dist
+from torch.distributed import HashStore, TCPStore  # type: ignore[attr-defined]
 
 from adamesh.company.events import Change
 from adamesh.company.terms import Terms
@@ -58,7 +58,7 @@ def enter(
         return Workers.join(members, terms, tell)
     size = int(environment.get("WORLD_SIZE", "1"))
     if size == 1:
-        return Workers.found(dist.HashStore(), 0, 1, terms, tell)
+        return Workers.found(HashStore(), 0, 1, terms, tell)
     if "MASTER_PORT" not in environment:
         raise ConfigurationError(
             f"WORLD_SIZE={size} and MASTER_PORT is not set: workers cannot find each other; set it, RANK and "
@@ -67,7 +67,7 @@ def enter(
     rank = int(environment["RANK"])
     if environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         # torchrun's agent serves a store there already.
-        store = dist.TCPStore(master, int(environment["MASTER_PORT"]), size, is_master=False)
+        store = TCPStore(master, int(environment["MASTER_PORT"]), size, is_master=False)
         return Workers.found(store, rank, size, terms, tell)
     return Workers.found((master, int(environment["MASTER_PORT"])), rank, size, terms, tell)
 
