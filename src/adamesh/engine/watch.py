@@ -1,8 +1,8 @@
 """The guard at work: it hears every vote, and says of a step that is too bad that it must not be made.
 
 What it needs of others travels in the vote itself. Only where a step is bad do workers talk once more, to find out
-whose gradient it was. All workers that vote together remember the same steps, so all come to the same judgement; one that
-remembers others (it has just joined) is told first.
+whose gradient it was. All workers that vote together remember the same steps, so all judge alike; one that remembers
+others (it has just joined) is told first.
 """
 
 import json
