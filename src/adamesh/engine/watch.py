@@ -85,6 +85,10 @@ class Watch:
         told = loss is not None and not self._delayed
         return _NOTE.pack(told, loss if loss is not None else 0.0, mark, fingerprint)
 
+    def remember(self, other: "Watch") -> None:
+        """Take over what another one of this worker's knew, of an epoch of fewer or more workers."""
+        self.norms, self.losses = other.norms, other.losses
+
     def judge(self, peers: Peers, votes: Sequence[Vote], loss_scale: float | None) -> Refusal | None:
         """Why this step must not be made, or None; then it counts among those that tell what is usual.
 
