@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from adamesh.codecs.warmup import Warmup
     from adamesh.errors import AdameshError, IncompatiblePlan
     from adamesh.groups import param_groups
+    from adamesh.guard import Guard
     from adamesh.lbfgs import LBFGS
     from adamesh.onebit import OneBitAdam
     from adamesh.optimizer import Adam, AdamW, MeshOptimizer
@@ -52,6 +53,7 @@ __all__ = [
     "Feedback",
     "Frozen",
     "GradScaler",
+    "Guard",
     "IncompatiblePlan",
     "Int2",
     "Int4",
@@ -98,6 +100,7 @@ _HOMES = {
     "EveryH": "sync.every_h",
     "EveryStep": "sync.every_step",
     "GradScaler": "scaler",
+    "Guard": "guard",
     "IncompatiblePlan": "errors",
     "LowRank": "codecs.lowrank",
     "LBFGS": "lbfgs",

@@ -126,6 +126,7 @@ class MeshOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+            self.tell_loss(loss)
         self._refuse_foreign_scaler()
         began = self.steps_made
         try:
@@ -199,6 +200,17 @@ class MeshOptimizer(torch.optim.Optimizer):
         finally:
             self._loss_scale = None
         return self.stats().committed
+
+    def tell_loss(self, loss: float | Tensor) -> None:
+        """Tell the guard (``Plan(guard=...)``) this worker's loss before ``step()``; not collective.
+
+        The mean over the workers that say something is judged with the step. ``step(closure)`` tells what the closure
+        gave. Without a guard, and with ``sync=Stale(s)``, it does nothing.
+
+        Args:
+            loss: of the samples whose gradients the step takes.
+        """
+        self.engine.tell_loss(loss)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients, also those already on their way. May be called at any time."""

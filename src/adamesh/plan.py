@@ -10,6 +10,7 @@ from adamesh.codecs.lowrank import LowRank
 from adamesh.comm.base import Mesh
 from adamesh.comm.company import Company
 from adamesh.errors import ConfigurationError, IncompatiblePlan
+from adamesh.guard import Guard
 from adamesh.rules.base import Hyper
 from adamesh.sync.base import Schedule, is_every_step
 from adamesh.sync.diloco import DiLoCo
@@ -44,6 +45,8 @@ class Plan:
     redundancy: int = 1
     """Copies of each slice of optimizer state: 2 outlive the loss of any one worker, 3 of any two. Each further copy
     costs its share of state, of the update, and of the gradient once more UP (docs/elastic.md)."""
+    guard: Guard | None = None
+    """Skip steps that are too bad to be made, and repair replicas that differ. None: off."""
 
     overlap: bool = True
     """Send gradients while backward runs. False: send in ``step()``, so that ``p.grad`` may be edited before."""
@@ -96,6 +99,8 @@ class Plan:
                 "max_grad_norm out, or send gradients: Wire(across=Frozen(Feedback(Sign())))"
             )
         self._check_redundancy()
+        if self.guard is not None and not isinstance(self.guard, Guard):
+            raise ConfigurationError(f"guard={self.guard!r}: must be an adamesh.Guard, as in Guard(), or None")
         if not self.bucket_mb > 0:
             raise ConfigurationError(f"bucket_mb={self.bucket_mb} holds nothing: it must be positive, as in 25")
         if self.timeout_s is not None and not self.timeout_s > 0:
@@ -202,6 +207,11 @@ class Plan:
                 f"max_grad_norm={self.max_grad_norm}: the global norm is that of a mean over workers, which nobody "
                 "forms. Clip each worker's own gradient, torch.nn.utils.clip_grad_norm_(params, c) before step(), and "
                 "leave max_grad_norm out"
+            )
+        if self.guard is not None:
+            self._refuse_with_pushes(
+                f"guard={self.guard}: workers vote on no step, and hold different versions of the parameters. Leave "
+                "guard out; a gradient that is not finite is refused by the owners anyway"
             )
         if self.num_islands > 1:
             self._refuse_with_pushes(

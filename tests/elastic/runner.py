@@ -47,6 +47,7 @@ class Setting:
     sync: Schedule = field(default_factory=adamesh.EveryStep)
     wire: adamesh.Wire = field(default_factory=adamesh.Wire)
     max_grad_norm: float | None = 1.0
+    guard: adamesh.Guard | None = None
     rule: Callable[..., Any] = adamesh.AdamW
     own_batches: bool = False
     """Each worker has the same batch, so that it does not matter who takes part."""
@@ -72,6 +73,7 @@ def train(company: Company, setting: Setting, at_step: Callable[[int], object] =
         sync=setting.sync,
         wire=setting.wire,
         max_grad_norm=setting.max_grad_norm,
+        guard=setting.guard,
         bucket_mb=1e-6,
     )
     optimizer = setting.rule(list(model.named_parameters()), lr=1e-2, plan=plan)

@@ -86,7 +86,7 @@ class Engine:
         else:
             mirrors = Mirrors(mesh.shard, plan.redundancy, self._meter)
             self.transaction = Transaction(
-                wiring, self.reducer, rule, plan.sync, membership, self._meter, rows, mirrors, restless
+                wiring, self.reducer, rule, plan.sync, membership, self._meter, rows, mirrors, restless, plan.guard
             )
         self.hooks = Hooks(self.reducer)
         self._readers = Readers(self.read, self.hooks)
@@ -227,11 +227,17 @@ class Engine:
             for hyper in hypers:
                 hyper.update(outcome.entries)
             after = hypers[0].get("frozen_after")
-            self.last_stats = replace(self.transaction.stats(outcome.committed), frozen_after=after)
+            made = self.transaction.stats(outcome.committed)
+            self.last_stats = replace(made, frozen_after=after, refusal=outcome.refusal)
         finally:
             self._meter.reset()
         self.hooks.attach(self.buckets)
         return outcome
+
+    def tell_loss(self, loss: float | Tensor) -> None:
+        """The guard, if there is one, judges the mean of what workers say of the step that comes."""
+        if isinstance(self.transaction, Transaction) and self.transaction.watch is not None:
+            self.transaction.watch.loss = float(loss.detach() if isinstance(loss, Tensor) else loss)
 
     def read(self, table: LiveTable, rows: Tensor, together: bool) -> None:
         """A module is about to read rows of an exact table that has missed steps.
@@ -326,7 +332,8 @@ class Engine:
 
     def _compare(self, layout: Layout) -> None:
         """Raise on every rank if layouts or wires differ, naming the first parameter that does."""
-        wire = f"{self.plan.full_wire}, sync={self.plan.sync}".encode()
+        guard = "" if self.plan.guard is None else f", guard={self.plan.guard}"
+        wire = f"{self.plan.full_wire}, sync={self.plan.sync}{guard}".encode()
         digest = hashlib.sha256(layout.description + wire).digest()
         digests = self.mesh.world.exchange(digest, "add_param_group")
         if all(other == digests[0] for other in digests):

@@ -60,13 +60,15 @@ class Vote:
     """and of what the rule has asked for (`Rule.measures`)."""
     restless: bool = False
     """Somebody asks this rank to come or to go."""
+    note: bytes = b""
+    """What the guard wants the others to know."""
 
     def pack(self) -> bytes:
-        """Seventeen bytes."""
-        return _VOTE.pack(self.failed | self.restless << 1, self.squares, self.measured)
+        """Seventeen bytes, and the note."""
+        return _VOTE.pack(self.failed | self.restless << 1, self.squares, self.measured) + self.note
 
     @classmethod
     def unpack(cls, message: bytes) -> "Vote":
         """The inverse of :meth:`pack`."""
-        flags, squares, measured = _VOTE.unpack(message)
-        return cls(bool(flags & 1), squares, measured, bool(flags & 2))
+        flags, squares, measured = _VOTE.unpack_from(message)
+        return cls(bool(flags & 1), squares, measured, bool(flags & 2), message[_VOTE.size :])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from adamesh.comm.base import Communicator, Work
+from adamesh.engine.refusal import Refusal
 
 __all__ = ["Meter", "PushStats", "StepStats"]
 
@@ -35,7 +36,7 @@ class StepStats:
     step: int
     """Steps made so far, skipped ones included; one that raised an error was not made."""
     committed: bool
-    """False if the step was skipped, on all workers (a non-finite gradient under a gradient scaler)."""
+    """False if the step was skipped, on all workers (a non-finite gradient under a gradient scaler; the guard)."""
     world_size: int
     bytes_up: int
     """Gradient bytes this rank sent, repeated ones included."""
@@ -64,6 +65,8 @@ class StepStats:
     """Updates after which second moments were frozen, and codecs that wait for it set in; None: not (yet)."""
     pushes: PushStats | None = None
     """What became of pushed gradients; None where nothing is pushed."""
+    refusal: Refusal | None = None
+    """Why the guard (``Plan(guard=...)``) had the step skipped; None where it had not."""
 
 
 class Meter:

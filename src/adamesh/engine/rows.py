@@ -113,6 +113,10 @@ class RowStep:
         norms = [float(torch.linalg.vector_norm(t.landed.grads, dtype=torch.float64)) for t in self.tables if t.landed]
         return sum(norm * norm for norm in norms)
 
+    def gradients(self) -> Iterator[tuple[int, Tensor]]:
+        """This rank's own gradients of the step under way: parameter number, and the values of its rows."""
+        return ((param, values) for param, (_, values) in self._mine.items())
+
     def commit(self, hypers: Sequence[Hyper], coefficient: float) -> None:
         """Update the rows that have landed and give them to everybody."""
         tables = [table for table in self.tables if table.landed is not None]

@@ -110,7 +110,11 @@ def succeed(
         return build(True)
     if old is not None:
         _make_good(old, known, hypers, gradients)
-    return (_together if gradients else _apart)(world, old, words, build, hypers)
+    engine = (_together if gradients else _apart)(world, old, words, build, hypers)
+    watch = transaction_of(engine).watch
+    if old is not None and watch is not None and old.transaction.watch is not None:
+        watch.remember(old.transaction.watch)
+    return engine
 
 
 def _words(world: Communicator, old: Estate | None) -> list[Word | None]:

@@ -31,10 +31,13 @@ from adamesh.engine.opening import Opening, Peers, in_words
 from adamesh.engine.outstanding import Outstanding
 from adamesh.engine.owner import Shard
 from adamesh.engine.reducer import Reducer
+from adamesh.engine.refusal import Refusal
 from adamesh.engine.rows import RowStep
 from adamesh.engine.verdict import Progress, Verdict
+from adamesh.engine.watch import Watch
 from adamesh.engine.wiring import Wiring
 from adamesh.errors import AdameshError, CommunicationError, StateLost, StepOutOfSync
+from adamesh.guard import Guard
 from adamesh.membership.base import Membership
 from adamesh.rules.base import Hyper, Rule
 from adamesh.sync.base import Schedule
@@ -51,6 +54,8 @@ class Outcome:
     """Global norm of the mean gradient, unscaled, before clipping."""
     entries: Mapping[str, Any] = field(default_factory=dict)
     """What the step makes of entries of all parameter groups, from the next step on."""
+    refusal: Refusal | None = None
+    """Why the guard did not let it be made."""
 
 
 class Transaction:
@@ -67,6 +72,7 @@ class Transaction:
         rows: RowStep,
         mirrors: Mirrors,
         restless: Callable[[], bool] | None,
+        guard: Guard | None,
     ) -> None:
         self.reducer = reducer
         self.rows = rows
@@ -95,6 +101,11 @@ class Transaction:
         # Not a method of this object, which would hold itself: an optimizer that nobody uses must go at once.
         refresh = partial(_refresh, self.agreement, mirrors)
         self._opening = Opening(reducer, rows, self.shards, rule, membership, meter, refresh)
+        self.watch: Watch | None = None
+        """The guard, if there is one."""
+        if guard is not None:
+            delayed = schedule.at(0).delay > 0
+            self.watch = Watch(guard, reducer.buckets, rows, wiring.mesh.shard.size, meter, delayed=delayed)
         self.go_on_from(0)
 
     def run(
@@ -132,6 +143,12 @@ class Transaction:
                 outcome = self._update_oldest(hypers, max_grad_norm) if is_due else Outcome(True, 0.0)
                 waiting.leave(used, self._weight)
         self.rows.close()
+        if outcome.refusal is not None and self._may_stay:
+            # As if it had never begun, so that the next one, the same or another, is this one to the bit.
+            self.progress = None
+            self.go_on_from(self.step_number)
+            self._meter.close_step(ends_period=True)
+            return outcome
         self.go_on_from(self.step_number + 1)
         self.agree_islands(hypers, wake)
         return outcome
@@ -157,11 +174,15 @@ class Transaction:
         """Sum, vote, and commit if all goes well."""
         updates = max((slot.steps for bucket in self.reducer.buckets for slot in bucket.slots), default=0)
         self.progress = Progress(self.step_number, used, hypers)
-        squares, measured = self._drain(used, loss_scale, self._rule.measures(hypers, updates))
-        norm = math.sqrt(squares)
+        votes = self._drain(used, loss_scale, self._rule.measures(hypers, updates))
+        norm, measured = math.sqrt(sum(v.squares for v in votes)), sum(v.measured for v in votes)
+        refusal = None if self.watch is None else self.watch.judge(self._peers, votes, loss_scale)
+        if refusal is not None and self._may_stay:
+            return Outcome(False, norm, refusal=refusal)
         # Without a scaler and codecs, torch's semantics: what is not finite goes where it goes. Of a residual it would
         # never leave.
         committed = (loss_scale is None and self._wiring.wire.is_exact) or math.isfinite(norm)
+        committed = committed and refusal is None
         coefficient = 1.0
         if max_grad_norm is not None:
             # torch.nn.utils.clip_grad_norm_'s formula; in this order min() passes a NaN on, as torch's clamp does.
@@ -170,7 +191,7 @@ class Transaction:
         self.verdict = Verdict(self.step_number, committed, norm, coefficient, entries)
         if committed:
             self._commit(self.progress, coefficient)
-        return Outcome(committed, norm, entries)
+        return Outcome(committed, norm, entries, refusal)
 
     def make_good(self, verdict: Verdict) -> Outcome:
         """Make the step that the others have decided, with what is here; only this rank's slices and mirrors change.
@@ -220,6 +241,11 @@ class Transaction:
         return self._membership.weight if self.reducer.islands_agree else 1.0 / self._mesh.shard.size
 
     @property
+    def _may_stay(self) -> bool:
+        """Whether a step that was refused leaves everybody where they were: no other island has gone on meanwhile."""
+        return self.reducer.islands_agree and not self.outstanding.delay
+
+    @property
     def _peers(self) -> Peers:
         mesh = self._mesh
         if self.reducer.islands_agree:
@@ -261,8 +287,8 @@ class Transaction:
 
     # -- exchange and vote -----------------------------------------------------------------------------------
 
-    def _drain(self, used: set[int], loss_scale: float | None, to_measure: str | None) -> tuple[float, float]:
-        """Sum all buckets and vote; returns the squared norm of the mean gradient, and what the rule measures."""
+    def _drain(self, used: set[int], loss_scale: float | None, to_measure: str | None) -> list[Vote]:
+        """Sum all buckets and vote; returns the votes, with the squared norm of the mean gradient in parts."""
         peers = self._peers
         failure: Exception | None = None
         squares = measured = 0.0
@@ -283,12 +309,13 @@ class Transaction:
         assert self.progress is not None
         self.progress.ready = failure is None
         restless = self._restless is not None and self._restless()
-        mine = Vote(failure is not None, squares, measured, restless)
+        note = b"" if self.watch is None else self.watch.note(self.step_number)
+        mine = Vote(failure is not None, squares, measured, restless, note)
         votes = [Vote.unpack(message) for message in self._meter.exchange(peers.comm, mine.pack(), "vote")]
         self.restless = any(vote.restless for vote in votes)
         failed = [peers.worker(rank) for rank, vote in enumerate(votes) if vote.failed]
         if not failed:
-            return sum(vote.squares for vote in votes), sum(vote.measured for vote in votes)
+            return votes
         if self.outstanding.delay:
             self.reducer.settle()
         else:

@@ -1,6 +1,7 @@
 """Batches, prepared while the model computes: which samples a step takes is arithmetic, so running ahead is safe."""
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ class Part:
     batch: Any
     """What the split returned, on the CPU."""
     samples: int
+    share: int
+    """Which share of the step's batch it is of: as a rule, this worker's own."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,13 @@ class Loader:
         waited_s = time.perf_counter() - start_s
         return StepData(parts, self._sampler.seen(step + 1) - self._sampler.seen(step), waited_s)
 
+    def take_shares(self, step: int, shares: Sequence[int]) -> StepData:
+        """These shares of step ``step``, from 0, whosever they are."""
+        start_s = time.perf_counter()
+        parts = tuple(part for share in shares for part in prepared(self._run, self._sampler, step, share))
+        waited_s = time.perf_counter() - start_s
+        return StepData(parts, self._sampler.seen(step + 1) - self._sampler.seen(step), waited_s)
+
     def close(self) -> None:
         """Drop what was prepared and end the thread; a batch under way is finished first."""
         self._coming.clear()
@@ -93,7 +103,7 @@ def prepared(run: Run, sampler: GlobalSampler, step: int, number: int) -> tuple[
     for part in indices[start:stop].tensor_split(run.config.micro_batches):
         if len(part):
             batch = training_batch(run, part, epoch)
-            parts.append(Part(_pinned(batch) if run.device.type == "cuda" else batch, len(part)))
+            parts.append(Part(_pinned(batch) if run.device.type == "cuda" else batch, len(part), number))
     return tuple(parts)
 
 

@@ -73,7 +73,7 @@ def check_plan(config: RunConfig, world_size: int) -> None:
         IncompatiblePlan: they are.
     """
     rule = config.optim.rule
-    plan = _plan(config.plan, rule)
+    plan = _plan(config.plan, rule, config.plans_guard)
     islands = config.plan.num_islands(world_size)
     plan.full_wire.check_mesh(islands, world_size // islands)
     freezes = {"frozen_after": None} if rule == "onebit-adam" else {}
@@ -117,21 +117,28 @@ def _coding(name: str, exact_steps: int, *, held_back: bool) -> Coding | None:
     return adamesh.Warmup(coding, exact_steps) if exact_steps else coding
 
 
-def build_plan(settings: PlanSettings, device: torch.device, world_size: int, rule: RuleName = "adamw") -> adamesh.Plan:
+def build_plan(
+    settings: PlanSettings,
+    device: torch.device,
+    world_size: int,
+    rule: RuleName = "adamw",
+    guard: adamesh.Guard | None = None,
+) -> adamesh.Plan:
     """The plan that [plan] describes for a rule. Collective where there are several islands."""
     islands = settings.num_islands(world_size)
     if islands == 1:
-        return _plan(settings, rule)
+        return _plan(settings, rule, guard)
     mesh = init_device_mesh(device.type, (islands, world_size // islands), mesh_dim_names=("replicate", "shard"))
-    return replace(_plan(settings, rule), mesh=mesh)
+    return replace(_plan(settings, rule, guard), mesh=mesh)
 
 
-def _plan(settings: PlanSettings, rule: RuleName) -> adamesh.Plan:
+def _plan(settings: PlanSettings, rule: RuleName, guard: adamesh.Guard | None) -> adamesh.Plan:
     """All of it but the mesh."""
     return adamesh.Plan(
         wire=build_wire(settings, rule),
         sync=build_schedule(settings),
         max_grad_norm=settings.max_grad_norm,
+        guard=guard,
         overlap=settings.overlap,
         bucket_mb=settings.bucket_mb,
         compile=settings.compile,

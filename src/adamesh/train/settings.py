@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from adamesh.errors import ConfigurationError
+from adamesh.guard import Guard
 from adamesh.train.rules import BY_ROWS, RULES, RuleName
 from adamesh.train.sync_names import SYNC_EXAMPLES, SyncName, parse_sync
 
@@ -219,6 +220,8 @@ class PlanSettings:
     delay."""
     max_grad_norm: float | None = None
     """Clip the global gradient norm to this; not set: off."""
+    guard: bool = False
+    """Skip steps that are too bad to be made, roll back, repair replicas that differ; [guard] says when."""
     overlap: bool = True
     """Send gradients while backward still runs."""
     bucket_mb: float = 25.0
@@ -329,6 +332,7 @@ class RunConfig:
     optim: OptimSettings = field(default_factory=OptimSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     plan: PlanSettings = field(default_factory=PlanSettings)
+    guard: Guard = field(default_factory=Guard)
 
     def __post_init__(self) -> None:
         _require(bool(self.task), "task", repr(self.task), 'must name a task; "adamesh tasks" lists them')
@@ -343,8 +347,15 @@ class RunConfig:
         _require_positive("max_seconds", self.max_seconds)
         _require_positive("tolerance", self.tolerance)
         _require_at_least("tolerance_steps", self.tolerance_steps, 2)
+        unused = self.guard != Guard() and not self.plan.guard
+        _require(not unused, "plan.guard", "false", "[guard] is set; set plan.guard = true, or leave [guard] out")
         together = self.tolerance is None or self.plan.schedule.kind != "async"
         _require(together, "tolerance", self.tolerance, f"nobody knows the norm of a mean under {self.plan.sync}")
+
+    @property
+    def plans_guard(self) -> Guard | None:
+        """What guards the run's steps, if anything does."""
+        return self.guard if self.plan.guard else None
 
     def check_world(self, world_size: int) -> None:
         """Refuse a number of workers that this configuration cannot be cut over; call after `resolved`.

@@ -1,11 +1,14 @@
 """One optimizer step of one worker: its part of the global batch, weighted so that any cut is exact."""
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from adamesh.data.seeds import derived_seed
+from adamesh.optimizer import MeshOptimizer
 from adamesh.train.evaluate import to_device
 from adamesh.train.loader import Loader, Part, StepData
 from adamesh.train.names import AnyOptimizer
@@ -27,6 +30,8 @@ class LocalStep:
     """Of the first parameter group."""
     data_wait_s: float
     """Seconds that this worker waited for its samples."""
+    skipped: bool = False
+    """The guard had the step passed over: its samples have moved nothing."""
 
 
 class Stepper:
@@ -46,19 +51,21 @@ class Stepper:
         self._total_steps = run.total_steps()
         self._initial_lrs = [group["lr"] for group in optimizer.param_groups]
 
-    def take(self, step: int) -> LocalStep:
-        """Forward, backward and update on this worker's samples of step ``step``, from 0. Collective."""
+    def take(self, step: int, shares: Sequence[int] | None = None) -> LocalStep:
+        """Forward, backward and update on this worker's samples of step ``step``, from 0. Collective.
+
+        Args:
+            step: which.
+            shares: the shares of the global batch that this worker computes; None: its own.
+        """
         config, workers = self._run.config, self._run.workers
         factor = lr_factor(config.schedule, step, self._total_steps)
         for group, initial_lr in zip(self._optimizer.param_groups, self._initial_lrs, strict=True):
             group["lr"] = initial_lr * factor
-        data = self._loader.take(step)
+        data = self._loader.take(step) if shares is None else self._loader.take_shares(step, shares)
 
         def evaluate() -> float:
-            # Dropout draws from a stream of this step's own: nothing of it needs saving, and a rule that evaluates
-            # several times gets the same function each time.
-            torch.manual_seed(derived_seed("step", config.seed, step, workers.rank))
-            return self._accumulate(data)
+            return self._accumulate(data, step)
 
         def closure() -> float:
             self._optimizer.zero_grad()
@@ -68,6 +75,8 @@ class Stepper:
             loss_share = self._optimizer.step(closure) / workers.size
         else:
             loss_share = evaluate()
+            if isinstance(self._optimizer, MeshOptimizer):
+                self._optimizer.tell_loss(loss_share * workers.size)
             self._optimizer.step()
         self._optimizer.zero_grad()
         lr = self._optimizer.param_groups[0]["lr"]
@@ -77,14 +86,18 @@ class Stepper:
         """No more steps will be taken."""
         self._loader.close()
 
-    def _accumulate(self, data: StepData) -> float:
+    def _accumulate(self, data: StepData, step: int) -> float:
         """Backward over this worker's samples; a worker without any leaves it out, which counts as zeros."""
         loss_share = torch.zeros((), device=self._run.device)
-        for part in data.parts[:-1]:
-            with self._optimizer.no_sync():
+        share = None
+        for part in data.parts:
+            if part.share != share:
+                # Dropout draws from a stream of this step's and share's own: nothing of it needs saving, and whoever
+                # evaluates it, and how often, gets the same function each time.
+                share = part.share
+                torch.manual_seed(derived_seed("step", self._run.config.seed, step, share))
+            with nullcontext() if part is data.parts[-1] else self._optimizer.no_sync():
                 loss_share += self._backward(part, data.global_samples)
-        for part in data.parts[-1:]:
-            loss_share += self._backward(part, data.global_samples)
         return float(loss_share)
 
     def _backward(self, part: Part, global_samples: int) -> Tensor:

@@ -15,6 +15,7 @@ from adamesh.train.best import Best
 from adamesh.train.checkpoints import CheckpointFolder
 from adamesh.train.config import config_hash
 from adamesh.train.evaluate import evaluate
+from adamesh.train.guarding import Guarding
 from adamesh.train.names import build_optimizer, build_plan
 from adamesh.train.progress import Display
 from adamesh.train.pushing import Stretches
@@ -47,12 +48,17 @@ class Trainer:
         self._run = run
         self.model = run.task.build_model().to(run.device)
         adamesh.broadcast_module(self.model)
-        plan = build_plan(run.config.plan, run.device, run.workers.size, run.config.optim.rule)
+        plan = build_plan(run.config.plan, run.device, run.workers.size, run.config.optim.rule, run.config.plans_guard)
         self.optimizer = build_optimizer(run.config.optim, self.model, plan)
         self._sync = plan.sync
         self._untold = Untold()
         self._stepper = Stepper(run, self.model, self.optimizer)
         self._recorder = Recorder(run, display)
+        self._guarding = None
+        """What becomes of steps that the guard refuses, if there is one."""
+        if plan.guard is not None:
+            assert isinstance(self.optimizer, MeshOptimizer)
+            self._guarding = Guarding(run, self.model, self.optimizer, plan, self._stepper, self._recorder)
         self._stretches: Stretches | None = None
         """Where workers go at their own speed."""
         if plan.sync.at(0).pushes is not None:
@@ -154,13 +160,19 @@ class Trainer:
         self._step_under_way = number + 1
         began_s = time.perf_counter()
         live = not self._frozen
-        local = self._stepper.take(number)
+        local = self._stepper.take(number) if self._guarding is None else self._guarding.take(number)
         grad_norm = float(self.optimizer.grad_norm)
-        settled = self._plateau.settled(grad_norm)
+        settled = not local.skipped and self._plateau.settled(grad_norm)
         step_s = time.perf_counter() - began_s
         # Islands that step alone have norms of their own.
-        lost = not isfinite(grad_norm)
-        shares = [local.loss_share, interruption.requested, settled, self._is_late(step_s), lost]
+        lost = not isfinite(grad_norm) and not local.skipped
+        shares = [
+            0.0 if local.skipped else local.loss_share,
+            interruption.requested,
+            settled,
+            self._is_late(step_s),
+            lost,
+        ]
         froze = live and self._frozen
         untold.steps.append(OwnStep(local, grad_norm, self.optimizer.stats(), step_s, shares, froze))
         if not meets:
@@ -180,9 +192,10 @@ class Trainer:
         totals.samples += step.local.samples
         totals.step_seconds += seconds
         totals.data_wait_seconds += step.local.data_wait_s
-        totals.loss = loss
-        totals.recent_loss += loss
-        totals.recent_steps += 1
+        if not step.local.skipped:
+            totals.loss = loss
+            totals.recent_loss += loss
+            totals.recent_steps += 1
         self._log(step, seconds)
         if step.froze:
             self._recorder.event(
@@ -228,6 +241,7 @@ class Trainer:
                 "bytes_up": stats.bytes_up,
                 "bytes_down": stats.bytes_down,
                 "bytes_per_step": stats.bytes_per_step,
+                **({"skipped": 1} if step.local.skipped else {}),
                 **({} if stats.divergence is None else {"divergence": stats.divergence}),
                 **({} if stats.frozen_after is None else {"frozen_after": stats.frozen_after}),
             },
