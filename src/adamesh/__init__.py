@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from adamesh.checkpoint.load import load
     from adamesh.checkpoint.save import save
+    from adamesh.checkpoint.saver import Saver
     from adamesh.codecs.cast import Cast
     from adamesh.codecs.feedback import Feedback
     from adamesh.codecs.frozen import Frozen
@@ -65,6 +66,7 @@ __all__ = [
     "Nesterov",
     "OneBitAdam",
     "Plan",
+    "Saver",
     "Sign",
     "Stale",
     "TopK",
@@ -110,6 +112,7 @@ _HOMES = {
     "OneBitAdam": "onebit",
     "Plan": "plan",
     "SGD": "rivals",
+    "Saver": "checkpoint.saver",
     "average_buffers": "replicas",
     "broadcast_module": "replicas",
     "load": "checkpoint.load",

@@ -35,6 +35,12 @@ class FaultyDisk(Disk):
 
         self._perform("make_folder", make, make)
 
+    def claim(self, path: Path) -> None:
+        self._perform("claim", lambda: Disk.claim(self, path), lambda: None)
+
+    def keep_folder(self, path: Path) -> None:
+        self._perform("keep_folder", lambda: None, lambda: None)
+
     def write_tensors(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
         def half() -> None:
             Disk.write_tensors(self, path, tensors)

@@ -253,7 +253,7 @@ def test_the_manifest_takes_its_place_when_every_file_and_its_name_have_reached_
     for record in read_manifest(tmp_path / "c").files:
         written = events.index(tmp_path / "c" / record.name)
         assert tmp_path / "c" in events[written:at]
-    assert tmp_path / "c" / "manifest.json.draft" in events[:at]
+    assert tmp_path / "c" / "manifest-0001.draft" in events[:at]
     assert events[-1] == tmp_path / "c"
 
 

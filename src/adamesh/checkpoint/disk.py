@@ -14,11 +14,18 @@ _CHUNK = 1 << 22
 
 
 class Disk:
-    """Durable writes: what returns has reached the disk."""
+    """Durable writes: what a write returns from has reached the disk."""
 
     def make_folder(self, path: Path) -> None:
-        """Make a folder, and its parents."""
+        """Make a folder, and its parents; :meth:`keep_folder` makes that durable."""
         path.mkdir(parents=True, exist_ok=True)
+
+    def claim(self, path: Path) -> None:
+        """Make an empty file that must not be there yet; not durable, as it only has to outlive this process."""
+        path.open("x").close()
+
+    def keep_folder(self, path: Path) -> None:
+        """Force the name of a folder to the disk."""
         self._sync(path.parent)
 
     def write_tensors(self, path: Path, tensors: Mapping[str, Tensor]) -> None:

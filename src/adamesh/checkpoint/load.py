@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from adamesh.checkpoint.disk import digest
 from adamesh.checkpoint.manifest import Manifest, StateRun, read_manifest
-from adamesh.checkpoint.save import bare, names_of
+from adamesh.checkpoint.share import bare, names_of
 from adamesh.checkpoint.stateful import StatefulOptimizer
 from adamesh.comm.accord import agree
 from adamesh.engine.islands_state import renamed

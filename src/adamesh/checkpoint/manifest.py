@@ -1,11 +1,11 @@
 """The manifest: everything about a checkpoint that is not a tensor, as one checksummed JSON file."""
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adamesh.checkpoint.sealed import seal, unseal
 from adamesh.engine.table import ROW_KEYS
 from adamesh.errors import CheckpointError
 from adamesh.reshard import Range
@@ -79,9 +79,7 @@ class Manifest:
 
     def dumps(self) -> str:
         """As text that carries its own checksum."""
-        body = json.dumps(asdict(self), sort_keys=True) + "\n"
-        head = {"format": _FORMAT, "version": _VERSION, "sha256": hashlib.sha256(body.encode()).hexdigest()}
-        return json.dumps(head) + "\n" + body
+        return seal(asdict(self), _FORMAT, _VERSION)
 
     @classmethod
     def loads(cls, text: str, where: Path) -> "Manifest":
@@ -90,22 +88,7 @@ class Manifest:
         Raises:
             CheckpointError: it is cut short, altered, or of a version this release does not know.
         """
-        head_line, _, body = text.partition("\n")
-        try:
-            head = json.loads(head_line)
-            known = head["format"] == _FORMAT
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{where} is not a checkpoint's manifest (its first line does not parse)") from error
-        if not known or head.get("version") != _VERSION:
-            raise CheckpointError(
-                f"{where} is of format {head.get('format')!r} version {head.get('version')!r}; this release reads "
-                f"{_FORMAT!r} version {_VERSION}. Load it with the release that wrote it"
-            )
-        if hashlib.sha256(body.encode()).hexdigest() != head.get("sha256"):
-            raise CheckpointError(
-                f"{where} was cut short or altered: its checksum does not match. Load an earlier checkpoint"
-            )
-        raw = json.loads(body)
+        raw = unseal(text, _FORMAT, _VERSION, where)
         return cls(
             generation=raw["generation"],
             files=tuple(FileRecord(**record) for record in raw["files"]),

@@ -307,6 +307,8 @@ class RunConfig:
     """Steps between evaluations; not set: every epoch, but at most 50 times a run."""
     checkpoint_every: int | None = None
     """Steps between checkpoints; not set: every epoch, but at most 10 times a run."""
+    checkpoint_async: bool = True
+    """Write checkpoints while training goes on, from a copy in memory; false: training waits for the disk."""
     keep_checkpoints: int = 3
     """How many of the newest checkpoints stay."""
     keep_best: bool = True

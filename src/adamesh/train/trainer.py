@@ -9,7 +9,7 @@ import torch
 
 import adamesh
 from adamesh.data.seeds import derived_seed
-from adamesh.errors import ConfigurationError, Diverged
+from adamesh.errors import CheckpointError, ConfigurationError, Diverged
 from adamesh.optimizer import MeshOptimizer
 from adamesh.train.best import Best
 from adamesh.train.checkpoints import CheckpointFolder
@@ -66,8 +66,9 @@ class Trainer:
             lrs = [group["lr"] for group in self.optimizer.param_groups]
             self._stretches = Stretches(run, self.model, self.optimizer, lrs, self._recorder)
         folder = run.folder / "checkpoints"
-        self._checkpoints = CheckpointFolder(folder, run.workers, run.config.keep_checkpoints)
-        self._best_checkpoint = CheckpointFolder(run.folder / "best", run.workers, keep=1)
+        behind = run.config.checkpoint_async
+        self._checkpoints = CheckpointFolder(folder, run.workers, run.config.keep_checkpoints, behind=behind)
+        self._best_checkpoint = CheckpointFolder(run.folder / "best", run.workers, keep=1, behind=behind)
         self._plateau = Plateau(run.config.tolerance, run.config.tolerance_steps)
         self._best = Best(run.config.best_metric, run.config.best_is, run.config.patience)
         self._step_under_way = 0
@@ -98,6 +99,8 @@ class Trainer:
             with Interruption() as interruption:
                 reason = self._loop(interruption)
         except Exception as error:
+            for folder in (self._checkpoints, self._best_checkpoint):
+                folder.close()
             under_way = self._step_under_way if self._stretches is None else self._stretches.step_under_way
             error.add_note(f"in step {under_way}")
             raise
@@ -144,7 +147,8 @@ class Trainer:
                     reason = "early-stop"
             self.totals.seconds = time.perf_counter() - began_s
             if reason is not None or self.totals.steps % save_every == 0:
-                self._save(self._checkpoints)
+                self._save(self._checkpoints, last=reason is not None)
+        self._best_checkpoint.finish()
         return reason
 
     def _step(self, interruption: Interruption, total_steps: int, *, meets: bool) -> Reason | None:
@@ -270,7 +274,8 @@ class Trainer:
         self._recorder.evaluation(totals, train)
         return self._best.improves(totals.evaluation, totals.steps)
 
-    def _save(self, folder: CheckpointFolder) -> None:
+    def _save(self, folder: CheckpointFolder, *, last: bool = False) -> None:
+        """Save; one that cannot be written is told as an event, and the run ends only if it was the last."""
         adamesh.average_buffers(self.model)
         extra = {
             "totals": self.totals.saved(),
@@ -280,7 +285,17 @@ class Trainer:
             "order": self._order(),
             "config_hash": config_hash(self._run.config),
         }
-        folder.save(self.totals.steps, self.model, self.optimizer, extra)
+        failures: list[str] = []
+        try:
+            folder.save(self.totals.steps, self.model, self.optimizer, extra)
+            if last:
+                folder.finish()
+        except CheckpointError as error:
+            if last:
+                raise
+            failures = [str(error)]
+        for line in folder.failures() + failures:
+            self._recorder.event(self.totals.steps, "checkpoint-failed", line)
 
     def _restore(self) -> None:
         loaded = self._checkpoints.load_newest(self.model, self.optimizer)

@@ -10,10 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from adamesh.errors import CheckpointError, ConfigurationError, DataError, Diverged
+from adamesh.checkpoint.manifest import read_manifest
+from adamesh.errors import CheckpointError, ConfigurationError, DataError, DiskFull, Diverged
 from adamesh.tasks.catalog import find_task
 from adamesh.tasks.regression import Regression
 from adamesh.train.config import OptimSettings, RunConfig, ScheduleSettings, resolved, write_config
+from adamesh.train.events import read_events
 from adamesh.train.progress import Silent
 from adamesh.train.run import Run
 from adamesh.train.trained import Trained, export, predictions
@@ -278,8 +280,10 @@ def test_curves_are_written_for_tensorboard_too(tmp_path):
 def test_a_full_disk_is_one_error_and_leaves_the_last_good_checkpoint(small_disk):
     folder = small_disk(96) / "run"
     config = replace(SHORT, steps=60, checkpoint_every=1, keep_checkpoints=100, keep_best=False, log_every=60)
-    with pytest.raises((CheckpointError, OSError), match="No space left"):
+    # Saves that fail are events, until there is no room for an event either, or for the last one.
+    with pytest.raises((CheckpointError, OSError, DiskFull), match=r"No space left|the disk is full"):
         trained(folder, config)
+    assert "checkpoint-failed" in {event.kind for event in read_events(folder / "events.jsonl")}
     newest = trainer(folder, config)._checkpoints.candidates()
     assert newest
     shutil.rmtree(folder / "checkpoints" / newest[-1].name)  # room to go on
@@ -287,6 +291,17 @@ def test_a_full_disk_is_one_error_and_leaves_the_last_good_checkpoint(small_disk
     one._restore()
     assert one.totals.steps == newest[0].step
     one._stepper.close()
+
+
+def test_checkpoints_behind_training_are_those_that_training_waits_for_to_the_bit(tmp_path):
+    config = replace(SHORT, checkpoint_every=5, keep_checkpoints=9)
+    for name, behind in (("behind", True), ("before", False)):
+        trained(tmp_path / name, replace(config, checkpoint_async=behind))
+    folders = [sorted((tmp_path / name / "checkpoints").glob("step-*")) for name in ("behind", "before")]
+    assert [folder.name for folder in folders[0]] == [f"step-{step:08d}" for step in range(5, 26, 5)]
+    for pair in zip(*folders, strict=True):
+        hashes = [{record.sha256 for record in read_manifest(folder).files} for folder in pair]
+        assert hashes[0] == hashes[1]
 
 
 def test_a_run_ends_with_the_step_in_which_its_time_is_over_and_counts_that_of_all_its_starts(tmp_path):
