@@ -28,7 +28,7 @@ from adamesh.train.run import Run
 from adamesh.train.settings import RunConfig, ScheduleSettings
 from adamesh.train.step import Stepper
 from adamesh.train.worker import choose_device
-from adamesh.train.workers import Workers
+from adamesh.train.workers import GroupWorkers
 
 __all__ = ["REPORT", "check_worker", "main"]
 
@@ -54,7 +54,7 @@ def check_worker(folder: Path, tamper: Tamper | None = None) -> None:
     config = _comparable(resolved(config, task))
     device = choose_device(config.device)
     splits = task.load_data(config.data, config.seed)
-    workers = Workers.join(device, config.plan.timeout_s)
+    workers = GroupWorkers.join(device, config.plan.timeout_s)
     run = Run(config, task, splits, folder, workers, device)
     report = _Check(run).compare(tamper)
     if report is not None:

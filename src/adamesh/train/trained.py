@@ -17,7 +17,7 @@ from adamesh.tasks.base import Predicts, Task
 from adamesh.tasks.catalog import find_task
 from adamesh.train.checkpoints import CheckpointFolder
 from adamesh.train.config import load_config
-from adamesh.train.workers import Workers
+from adamesh.train.workers import GroupWorkers
 
 __all__ = ["Trained", "export", "predictions"]
 
@@ -42,7 +42,7 @@ class Trained:
             raise ConfigurationError(f"{run}: holds no run (no config.toml); give the folder of one")
         config = load_config(run / "config.toml")
         folder = run / {"best": "best", "latest": "checkpoints"}[which]
-        saved = CheckpointFolder(folder, Workers(0, 1, group=None), keep=1).candidates() if folder.is_dir() else []
+        saved = CheckpointFolder(folder, GroupWorkers(0, 1, group=None), keep=1).candidates() if folder.is_dir() else []
         if not saved:
             other = {"best": "latest", "latest": "best"}[which]
             raise CheckpointError(f"{folder} holds no checkpoint; train on, or take --checkpoint {other}")

@@ -21,7 +21,7 @@ from adamesh.train.progress import display_for
 from adamesh.train.run import Run
 from adamesh.train.summary import Summary
 from adamesh.train.trainer import Trainer
-from adamesh.train.workers import Workers
+from adamesh.train.workers import GroupWorkers
 
 __all__ = ["choose_device", "main", "run_worker"]
 
@@ -38,7 +38,7 @@ def run_worker(run_dir: Path, resume: bool) -> Summary:
     config.check_world(_number("WORLD_SIZE", 1))
     device = choose_device(config.device)
     splits = task.load_data(config.data, config.seed)
-    workers = Workers.join(device, config.plan.timeout_s)
+    workers = GroupWorkers.join(device, config.plan.timeout_s)
     run = Run(config, task, splits, run_dir, workers, device)
     summary = Trainer(run, display_for(workers.is_first)).train(resume)
     workers.part()

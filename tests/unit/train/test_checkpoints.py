@@ -7,9 +7,9 @@ from torch import nn
 import adamesh
 from adamesh.errors import CheckpointError
 from adamesh.train.checkpoints import CheckpointFolder, CheckpointId
-from adamesh.train.workers import Workers
+from adamesh.train.workers import GroupWorkers
 
-ALONE = Workers(0, 1, group=None)
+ALONE = GroupWorkers(0, 1, group=None)
 
 
 class Saved:

@@ -10,12 +10,12 @@ from adamesh.tasks.catalog import find_task
 from adamesh.train.config import RunConfig, resolved
 from adamesh.train.evaluate import evaluate, to_device
 from adamesh.train.run import Run
-from adamesh.train.workers import Workers
+from adamesh.train.workers import GroupWorkers
 
 TASK = find_task("digits")
 
 
-class Overheard(Workers):
+class Overheard(GroupWorkers):
     """One of several workers; keeps what it would have added to the sum."""
 
     def sum(self, values):
@@ -58,7 +58,7 @@ class FirstOf:
         return self._count
 
 
-class OneOfThree(Workers):
+class OneOfThree(GroupWorkers):
     """A worker without samples of its own; what it gathers is what it has."""
 
     gathered: list[int]

@@ -15,7 +15,7 @@ from adamesh.train.config import RunConfig, resolved
 from adamesh.train.loader import Loader
 from adamesh.train.reference import Reference
 from adamesh.train.run import Run
-from adamesh.train.workers import Workers
+from adamesh.train.workers import GroupWorkers
 
 TASK = find_task("regression")
 
@@ -43,7 +43,7 @@ class Augmented(Indices):
 
 def run_on(split: Any, config: RunConfig, rank: int = 0, size: int = 1) -> Run:
     splits: Any = Splits(split, split, "")
-    return Run(resolved(config, TASK), TASK, splits, Path(), Workers(rank, size, group=None), torch.device("cpu"))
+    return Run(resolved(config, TASK), TASK, splits, Path(), GroupWorkers(rank, size, group=None), torch.device("cpu"))
 
 
 def loader(split: Indices, config: RunConfig, rank: int = 0, size: int = 1) -> Loader:
@@ -88,7 +88,7 @@ def test_what_a_check_compares_with_is_trained_on_the_same_augmented_samples():
     reference = Reference(run, noise=0)
     for step in (1, 2):  # of two epochs
         for rank, gradients in enumerate(reference.gradients(step)):
-            (part,) = Loader(replace(run, workers=Workers(rank, 2, group=None))).take(step).parts
+            (part,) = Loader(replace(run, workers=GroupWorkers(rank, 2, group=None))).take(step).parts
             model = reference._models[rank]
             weight, _ = torch.autograd.grad(TASK.loss(model, part.batch), list(model.parameters()))
             torch.testing.assert_close(gradients["weight"], weight)

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from adamesh.train.ranking import Ranking, area_under_roc
-from adamesh.train.workers import Workers
+from adamesh.train.workers import GroupWorkers
 
 
 def test_the_area_is_the_share_of_pairs_in_the_right_order_and_ties_count_half():
@@ -25,7 +25,7 @@ def test_precision_and_recall_count_logits_above_zero_as_positive():
     ranking = Ranking()
     ranking.add((torch.tensor([2.0, 1.0, -1.0]), torch.tensor([1, 0, 1])))
     ranking.add((torch.tensor([0.5]), torch.tensor([1])))
-    metrics = ranking.metrics(Workers(0, 1, group=None))
+    metrics = ranking.metrics(GroupWorkers(0, 1, group=None))
     assert metrics["precision"] == 2 / 3
     assert metrics["recall"] == 2 / 3
 
@@ -36,7 +36,7 @@ def test_named_scores_have_metrics_of_their_own_over_their_own_samples():
     ranking = Ranking()
     for part in torch.arange(4).split(3):
         ranking.add({"": (scores[part], labels[part]), "some": (scores[part][some[part]], labels[part][some[part]])})
-    metrics = ranking.metrics(Workers(0, 1, group=None))
+    metrics = ranking.metrics(GroupWorkers(0, 1, group=None))
     assert metrics["auc"] == pytest.approx(1 / 3)
     assert metrics["some_auc"] == 1
     assert metrics["log_loss"] == pytest.approx(float(binary_cross_entropy_with_logits(scores, labels.float())))
@@ -48,7 +48,7 @@ def test_named_scores_have_metrics_of_their_own_over_their_own_samples():
 def test_a_name_without_samples_is_known_and_has_no_area_and_no_loss():
     ranking = Ranking()
     ranking.add_nothing({"cold": (torch.tensor([2.0]), torch.tensor([1]))})
-    metrics = ranking.metrics(Workers(0, 1, group=None))
+    metrics = ranking.metrics(GroupWorkers(0, 1, group=None))
     assert math.isnan(metrics["cold_auc"])
     assert math.isnan(metrics["cold_log_loss"])
     assert metrics["cold_recall"] == 0

@@ -12,7 +12,7 @@ from adamesh.train.progress import Silent
 from adamesh.train.run import Run
 from adamesh.train.settings import OptimSettings, RunConfig
 from adamesh.train.trainer import Trainer
-from adamesh.train.workers import Workers
+from adamesh.train.workers import GroupWorkers
 
 TASK = """
 import torch
@@ -66,7 +66,7 @@ def trained(folder, config, resume=False):
     task = find_task(config.task)
     full = resolved(config, task)
     folder.mkdir(exist_ok=True)
-    workers, device = Workers(0, 1, group=None), torch.device("cpu")
+    workers, device = GroupWorkers(0, 1, group=None), torch.device("cpu")
     trainer = Trainer(Run(full, task, task.load_data(None, full.seed), folder, workers, device), Silent())
     return trainer.train(resume), trainer.model
 

@@ -9,7 +9,7 @@ from adamesh.tasks.catalog import find_task
 from adamesh.train.config import RunConfig, resolved
 from adamesh.train.run import Run
 from adamesh.train.step import Stepper
-from adamesh.train.workers import Workers
+from adamesh.train.workers import GroupWorkers
 
 TASK = find_task("regression")
 DATA: Any = TASK.load_data(None, seed=0)
@@ -42,7 +42,7 @@ def stepper(config, rank, size, lr) -> tuple[Stepper, Any]:
     torch.manual_seed(0)
     model = TASK.build_model().double()
     optimizer: Any = GradientsOnly(model.parameters(), lr)
-    run = Run(config, TASK, DATA, Path(), Workers(rank, size, group=None), torch.device("cpu"))
+    run = Run(config, TASK, DATA, Path(), GroupWorkers(rank, size, group=None), torch.device("cpu"))
     return Stepper(run, model, optimizer), optimizer
 
 

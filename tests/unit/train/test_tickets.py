@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from adamesh.data.sampler import GlobalSampler
 from adamesh.train.tickets import OwnCounters, Tickets
-from adamesh.train.workers import Workers
+from adamesh.train.workers import GroupWorkers
 
 
-class Together(Workers):
-    """Workers of one process, which share counters."""
+class Together(GroupWorkers):
+    """GroupWorkers of one process, which share counters."""
 
     def __init__(self, rank, size, counters):
         super().__init__(rank, size, group=None)

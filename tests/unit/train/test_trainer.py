@@ -20,7 +20,7 @@ from adamesh.train.progress import Silent
 from adamesh.train.run import Run
 from adamesh.train.trained import Trained, export, predictions
 from adamesh.train.trainer import Trainer
-from adamesh.train.workers import Workers
+from adamesh.train.workers import GroupWorkers
 
 SHORT = RunConfig(task="regression", batch_size=100, steps=25, checkpoint_every=10, eval_every=10)
 
@@ -51,7 +51,7 @@ def trainer(folder, config=SHORT, task=None):
     full = resolved(config, task)
     folder.mkdir(exist_ok=True)
     splits = task.load_data(full.data, full.seed)
-    return Trainer(Run(full, task, splits, folder, Workers(0, 1, group=None), torch.device("cpu")), Silent())
+    return Trainer(Run(full, task, splits, folder, GroupWorkers(0, 1, group=None), torch.device("cpu")), Silent())
 
 
 def trained(folder, config=SHORT, task=None, resume=False):
