@@ -12,6 +12,7 @@ from adamesh.train.folder import begin_run
 from adamesh.train.launch import Outcome, run_workers
 from adamesh.train.process import run_here
 from adamesh.train.settings import RunConfig
+from adamesh.train.supervise import Founding, run_company
 
 __all__ = ["begin", "follow", "one_folder", "say", "speaks"]
 
@@ -27,7 +28,15 @@ def one_folder(choose: Callable[[], Path]) -> Path:
     return existing.first_decides(choose) if existing.is_present() else choose()
 
 
-def follow(module: str, arguments: Sequence[str], folder: Path, nproc: int, *, saves: bool) -> int:
+def follow(
+    module: str,
+    arguments: Sequence[str],
+    folder: Path,
+    nproc: int,
+    *,
+    saves: bool,
+    founding: Founding | None = None,
+) -> int:
     """Run a module in all workers; returns the exit code, and says in one line why it is not 0.
 
     Args:
@@ -35,6 +44,7 @@ def follow(module: str, arguments: Sequence[str], folder: Path, nproc: int, *, s
         arguments: for its ``main``.
         folder: of the run; logs go there.
         nproc: workers to start; under an existing launch this process is one already.
+        founding: how workers meet that may come and go; None: they stay the same.
         saves: whether workers that are asked to stop save first, so that the run can be resumed.
     """
     if existing.is_present():
@@ -42,7 +52,12 @@ def follow(module: str, arguments: Sequence[str], folder: Path, nproc: int, *, s
     try:
         promise = "stopping after this step and saving; Ctrl-C again quits at once" if saves else "stopping"
         logs = folder / "logs"
-        outcome = run_workers(module, arguments, nproc=nproc, logs=logs, on_stop=lambda: say(promise))
+        if founding is None:
+            outcome = run_workers(module, arguments, nproc=nproc, logs=logs, on_stop=lambda: say(promise))
+        else:
+            outcome = run_company(
+                module, arguments, nproc=nproc, folder=folder, founding=founding, on_stop=lambda: say(promise)
+            )
     except KeyboardInterrupt:
         hint = f"; to go on from the last checkpoint: adamesh resume {os.path.relpath(folder)}" if saves else ""
         say(f"stopped at once{hint}")

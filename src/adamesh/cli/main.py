@@ -16,6 +16,7 @@ __all__ = ["main"]
 COMMANDS = {
     "train": "Train a task, or your own model, on any number of workers.",
     "resume": "Go on with a run that was stopped, on any number of workers.",
+    "join": "Add workers to a run that goes on (one that was started with --elastic).",
     "predict": "What a trained model says of new inputs.",
     "export": "Write a trained model as one safetensors file.",
     "compare": "Which is better? Train with several settings and seeds; say what is more than noise.",
@@ -39,6 +40,7 @@ examples:
   adamesh train my_task.py --optim.lr 3e-4      a model and data of your own
   adamesh train run.toml --steps 500            settings from a file, one of them changed
   adamesh resume runs/20250131-101530-digits    go on where a run stopped
+  adamesh train --elastic 1:8 --nproc 4         workers may die, others may join, training goes on
   adamesh train --optim.rule sgd --optim.lr 0.05 --optim.momentum 0.9      another rule than AdamW
   adamesh data fetch ml-100k                    a data set, from its publisher
   adamesh predict runs/first images.npy         what does the trained model say?

@@ -41,8 +41,11 @@ def run(argv: Sequence[str]) -> int:
     from adamesh.train import existing
     from adamesh.train.config import load_config
     from adamesh.train.folder import reopen_run
+    from adamesh.train.supervise import Founding
 
     size = existing.world_size() if existing.is_present() else options.nproc
     folder = one_folder(lambda: reopen_run(options.folder, size, options.steps))
-    nproc = load_config(folder / "config.toml").nproc
-    return follow("adamesh.train.worker", [str(folder), "--resume"], folder, nproc, saves=True)
+    config = load_config(folder / "config.toml")
+    founding = None if config.elastic is None else Founding.here(config.nproc)
+    arguments = [str(folder), "--resume"]
+    return follow("adamesh.train.worker", arguments, folder, config.nproc, saves=True, founding=founding)

@@ -7,6 +7,7 @@ from typing import Annotated, Protocol, TypeVar
 
 import tyro
 
+from adamesh.cli.machines import Machines
 from adamesh.cli.options import FLAT, is_given, parse
 from adamesh.errors import ConfigurationError
 from adamesh.train.settings import RunConfig
@@ -27,6 +28,7 @@ examples:
   adamesh train my_task.py --data data.bin --out runs/first
   adamesh train run.toml --steps 500 --plan.max-grad-norm 1.0
   torchrun --nproc-per-node 4 --no-python adamesh train
+  adamesh train --elastic 1:8 --nproc 4      workers may die, and others may join (adamesh join RUN)
 """
 
 
@@ -38,6 +40,7 @@ class Options:
     """A task (adamesh tasks lists them; TASK:SIZE where its model has sizes), a configuration file whose settings
     become the defaults of the options below, or a Python file with a task of your own."""
     run: Annotated[RunConfig, FLAT] = field(default_factory=RunConfig)
+    machines: Annotated[Machines, FLAT] = field(default_factory=Machines)
 
 
 class _HasRun(Protocol):
@@ -52,12 +55,22 @@ OptionsT = TypeVar("OptionsT", bound=_HasRun)
 
 def run(argv: Sequence[str]) -> int:
     """Begin a run and follow it to its end; returns the exit code."""
-    config = configuration(argv)
+    options, config = configured(argv, _parse)
+    machines = options.machines
+    machines.check(config.elastic, config.out)
     # From here on torch is needed, and takes its time to load.
     from adamesh.cli.following import begin, follow
+    from adamesh.train.supervise import Founding
 
-    folder, size = begin(config)
-    return follow("adamesh.train.worker", [str(folder)], folder, size, saves=True)
+    if machines.node_rank:
+        assert config.out is not None
+        folder, size = machines.await_folder(config.out.resolve()), config.nproc
+    else:
+        folder, size = begin(config)
+    if config.elastic is None:
+        return follow("adamesh.train.worker", [str(folder)], folder, size, saves=True)
+    founding = Founding.on(machines.address, machines.node_rank, machines.nnodes, config.nproc)
+    return follow("adamesh.train.worker", [str(folder)], folder, config.nproc, saves=True, founding=founding)
 
 
 def configuration(argv: Sequence[str]) -> RunConfig:

@@ -10,6 +10,7 @@ from torch.distributed.device_mesh import init_device_mesh
 import adamesh
 from adamesh.codecs.base import Codec
 from adamesh.codecs.coding import Coding
+from adamesh.comm.company import Company
 from adamesh.errors import ConfigurationError
 from adamesh.lbfgs import LBFGS
 from adamesh.onebit import one_bit_wire
@@ -123,8 +124,14 @@ def build_plan(
     world_size: int,
     rule: RuleName = "adamw",
     guard: adamesh.Guard | None = None,
+    company: Company | None = None,
 ) -> adamesh.Plan:
-    """The plan that [plan] describes for a rule. Collective where there are several islands."""
+    """The plan that [plan] describes for a rule. Collective where there are several islands.
+
+    Among workers that come and go, each slice is kept twice unless the settings say otherwise.
+    """
+    if company is not None:
+        return replace(_plan(settings, rule, guard), mesh=company, redundancy=settings.redundancy or 2)
     islands = settings.num_islands(world_size)
     if islands == 1:
         return _plan(settings, rule, guard)
@@ -139,6 +146,7 @@ def _plan(settings: PlanSettings, rule: RuleName, guard: adamesh.Guard | None) -
         sync=build_schedule(settings),
         max_grad_norm=settings.max_grad_norm,
         guard=guard,
+        redundancy=settings.redundancy or 1,
         overlap=settings.overlap,
         bucket_mb=settings.bucket_mb,
         compile=settings.compile,

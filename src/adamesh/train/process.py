@@ -28,10 +28,12 @@ _LOOK_EVERY_S = 0.5
 
 def main(argv: Sequence[str]) -> int:
     """The entry of a worker that `adamesh.train.launch` starts."""
-    if os.environ.get("LOCAL_RANK") != "0":
+    elastic = "ADAMESH_TOKEN" in os.environ
+    if os.environ.get("LOCAL_RANK") != "0" and not elastic:
         # The first worker's stdout is the terminal; the others' joins their stderr, which is a file.
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
+    if not elastic:  # there, no launcher's end ends a worker
+        threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
     return run_here(argv[0], argv[1:], on_failure=lambda _: None)
 
 

@@ -5,13 +5,13 @@ Only the first worker shows anything.
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-__all__ = ["Display", "display_for"]
+__all__ = ["Display", "Handed", "display_for"]
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -46,6 +46,51 @@ def display_for(is_first: bool, console: Console | None = None, unit: str = "ste
         return Silent()
     console = console or Console(highlight=False, markup=False)
     return LiveBar(console, unit) if console.is_terminal else Lines(console, unit)
+
+
+class Handed(Display):
+    """The display of a run whose first worker may be another one tomorrow: whoever is first shows it.
+
+    Args:
+        is_first: whether this worker is, now.
+        make: the display, for when it is.
+    """
+
+    def __init__(self, is_first: Callable[[], bool], make: Callable[[], Display] = lambda: display_for(True)) -> None:
+        self._is_first = is_first
+        self._make = make
+        self._shown: Display | None = None
+        self._header: Sequence[tuple[str, str]] = ()
+        self._steps = (0, 0)
+
+    def begin(self, header: Sequence[tuple[str, str]], done_steps: int, total_steps: int) -> None:
+        self._header, self._steps = header, (done_steps, total_steps)
+        self._current()
+
+    def step(self, done_steps: int, numbers: Mapping[str, float]) -> None:
+        self._steps = (done_steps, self._steps[1])
+        shown = self._current()
+        if shown is not None:
+            shown.step(done_steps, numbers)
+
+    def say(self, line: str) -> None:
+        shown = self._current()
+        if shown is not None:
+            shown.say(line)
+
+    def end(self) -> None:
+        if self._shown is not None:
+            self._shown.end()
+
+    def summary(self, rows: Sequence[tuple[str, str]]) -> None:
+        if self._shown is not None:
+            self._shown.summary(rows)
+
+    def _current(self) -> Display | None:
+        if self._shown is None and self._header and self._is_first():
+            self._shown = self._make()
+            self._shown.begin(self._header, *self._steps)
+        return self._shown
 
 
 class Silent(Display):

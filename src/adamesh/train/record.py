@@ -32,10 +32,7 @@ class Recorder:
     def begin(self, totals: Totals, param_count: int) -> None:
         """Training starts, or goes on, after ``totals.steps`` steps."""
         run = self._run
-        if run.workers.is_first:
-            self._metrics = MetricsFile(run.folder / "metrics.jsonl", totals.steps)
-            if run.config.tensorboard:
-                self._tensorboard = TensorBoard(run.folder / "tensorboard", totals.steps)
+        self._open(totals.steps)
         total_steps, sampler = run.total_steps(), run.sampler()
         epochs = total_steps / sampler.steps_per_epoch
         header = [
@@ -57,7 +54,7 @@ class Recorder:
         self._bytes_down += numbers["bytes_down"]
         loss = float("nan") if totals.loss is None else totals.loss
         last = totals.steps == self._run.total_steps()
-        if self._metrics is not None and (last or totals.steps % self._run.config.log_every == 0):
+        if self._open(totals.steps - 1) and (last or totals.steps % self._run.config.log_every == 0):
             self._write({"step": totals.steps, "loss": loss, **numbers, "samples": totals.samples})
         shown = {"loss": loss, "lr": numbers["lr"], "samples/s": totals.samples / totals.step_seconds}
         self._display.step(totals.steps, shown)
@@ -65,7 +62,7 @@ class Recorder:
     def evaluation(self, totals: Totals, train: Mapping[str, float]) -> None:
         """An evaluation is done; ``train`` has the same on the training data, as far as it is known."""
         epochs = totals.samples / len(self._run.splits.train)
-        if self._metrics is not None:
+        if self._open(totals.steps):
             metrics = {f"eval_{name}": value for name, value in totals.evaluation.items()}
             self._write({"step": totals.steps, "epoch": epochs, "samples": totals.samples, **train, **metrics})
         tested = "  ".join(f"{name} {value:.4f}" for name, value in totals.evaluation.items())
@@ -95,6 +92,14 @@ class Recorder:
             self._metrics.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
+
+    def _open(self, steps: int) -> bool:
+        """Whether this worker writes; it may have become the first one after so many steps."""
+        if self._metrics is None and self._run.workers.is_first:
+            self._metrics = MetricsFile(self._run.folder / "metrics.jsonl", steps)
+            if self._run.config.tensorboard:
+                self._tensorboard = TensorBoard(self._run.folder / "tensorboard", steps)
+        return self._metrics is not None
 
     def _write(self, record: Mapping[str, float]) -> None:
         assert self._metrics is not None

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 from adamesh.errors import ConfigurationError
 from adamesh.guard import Guard
+from adamesh.train.bounds import Bounds
 from adamesh.train.rules import BY_ROWS, RULES, RuleName
 from adamesh.train.sync_names import SYNC_EXAMPLES, SyncName, parse_sync
 
@@ -222,6 +223,9 @@ class PlanSettings:
     """Clip the global gradient norm to this; not set: off."""
     guard: bool = False
     """Skip steps that are too bad to be made, roll back, repair replicas that differ; [guard] says when."""
+    redundancy: int | None = None
+    """Copies of each slice of optimizer state: 2 outlive the loss of any one worker; not set: 2 where workers come and
+    go (elastic), else 1."""
     overlap: bool = True
     """Send gradients while backward still runs."""
     bucket_mb: float = 25.0
@@ -289,6 +293,9 @@ class RunConfig:
     """Determines initial parameters, the order of samples and everything random."""
     nproc: int = 2
     """Workers to start on this machine. It changes no result beyond the order of sums."""
+    elastic: str | None = None
+    """MIN:MAX: workers may be lost, come and go, at least and at most so many; training goes on with those that are
+    there, without a lost step or sample, and more may join (adamesh join). Not set: workers stay the same."""
     steps: int | None = None
     """Optimizer steps to train for; not set: epochs, or the task's default."""
     epochs: int | None = None
@@ -358,6 +365,10 @@ class RunConfig:
     def plans_guard(self) -> Guard | None:
         """What guards the run's steps, if anything does."""
         return self.guard if self.plan.guard else None
+
+    def most_workers(self, started: int) -> int:
+        """How many workers there may be at once, of a run that was started with so many."""
+        return started if self.elastic is None else max(started, Bounds.parse(self.elastic).most)
 
     def check_world(self, world_size: int) -> None:
         """Refuse a number of workers that this configuration cannot be cut over; call after `resolved`.

@@ -3,7 +3,7 @@
 import signal
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -46,10 +46,14 @@ class Interruption:
 
     All later signals are absorbed too: on Ctrl-C a terminal and the launcher both signal every worker.
     Whoever is in a hurry sends SIGKILL.
+
+    Args:
+        leave: what SIGTERM does instead, where one worker may go and the others go on.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, leave: Callable[[], None] | None = None) -> None:
         self.requested = False
+        self._leave = leave
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -67,4 +71,7 @@ class Interruption:
         self._previous.clear()
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
+        if number == signal.SIGTERM and self._leave is not None:
+            self._leave()
+        else:
+            self.requested = True

@@ -18,14 +18,13 @@ from pathlib import Path
 from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs, PContext, start_processes
 
 from adamesh.train import failure
+from adamesh.train.elastic import DEPARTED, EXPELLED
 from adamesh.train.failure import Failure
 from adamesh.train.launch import Outcome, Stop, defaults, launcher_log, next_folder
 from adamesh.train.members import read_members
 
 __all__ = ["Founding", "run_company"]
 
-EXPELLED = 75
-"""The exit code of a worker that the others have taken for dead (sysexits' "try again")."""
 _LOOK_EVERY_S = 0.02
 _TOGETHER_S = 0.1
 """Workers that are killed at once are seen one after the other."""
@@ -48,6 +47,11 @@ class Founding:
     def here(cls, nproc: int) -> "Founding":
         """All on this machine."""
         return cls("127.0.0.1", _free_port(), 0, nproc)
+
+    @classmethod
+    def on(cls, address: tuple[str, int] | None, node_rank: int, nnodes: int, nproc: int) -> "Founding":
+        """On several machines, ``nproc`` workers on each; at no address: all here."""
+        return cls.here(nproc) if address is None else cls(*address, node_rank * nproc, nnodes * nproc)
 
 
 @dataclass
@@ -170,6 +174,8 @@ def _one_life(crew: _Crew, number: int, label: int, *, joins: bool, generation: 
     if not result.is_failed():
         return 0, None
     ended = result.failures[0]
+    if ended.exitcode in (DEPARTED, EXPELLED):
+        return ended.exitcode, None
     found = failure.read(ended.error_file_data) or failure.exited(number, ended.exitcode, time.time())
     return ended.exitcode, replace(found, rank=number)
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import isfinite
 from typing import Literal
 
@@ -9,11 +10,20 @@ import torch
 
 import adamesh
 from adamesh.data.seeds import derived_seed
-from adamesh.errors import CheckpointError, ConfigurationError, Diverged
+from adamesh.errors import (
+    CheckpointError,
+    CommunicationError,
+    ConfigurationError,
+    Diverged,
+    Expelled,
+    QuorumLost,
+    StateLost,
+)
 from adamesh.optimizer import MeshOptimizer
 from adamesh.train.best import Best
 from adamesh.train.checkpoints import CheckpointFolder
 from adamesh.train.config import config_hash
+from adamesh.train.elastic import Departed, Elastic, Word
 from adamesh.train.evaluate import evaluate
 from adamesh.train.guarding import Guarding
 from adamesh.train.names import build_optimizer, build_plan
@@ -35,20 +45,47 @@ _MOST_EVALUATIONS = 50
 _MOST_CHECKPOINTS = 10
 
 
+@dataclass(frozen=True)
+class Pace:
+    """When what is due."""
+
+    total_steps: int
+    evaluate_every: int
+    save_every: int
+    began_s: float
+    """When the run began, on this worker's clock, less the time that it did not run."""
+
+
+@dataclass
+class Owed:
+    """What is to be done between two steps."""
+
+    reason: Reason | None
+    """Why the last step was the last."""
+    evaluated: bool = False
+    improved: bool = False
+    """It has been evaluated, and is the best so far."""
+
+
 class Trainer:
     """Trains one run on this worker; every worker has one, and calls the same methods.
 
     Args:
         run: what to train, where, with whom.
         display: where to report to; silent on all workers but the first.
+        elastic: this worker's part, where workers come and go.
     """
 
-    def __init__(self, run: Run, display: Display) -> None:
+    def __init__(self, run: Run, display: Display, elastic: Elastic | None = None) -> None:
         torch.manual_seed(derived_seed("model", run.config.seed))
         self._run = run
+        self._elastic = elastic
         self.model = run.task.build_model().to(run.device)
-        adamesh.broadcast_module(self.model)
-        plan = build_plan(run.config.plan, run.device, run.workers.size, run.config.optim.rule, run.config.plans_guard)
+        if elastic is None:
+            adamesh.broadcast_module(self.model)
+        company = None if elastic is None else elastic.company
+        guard = run.config.plans_guard
+        plan = build_plan(run.config.plan, run.device, run.workers.size, run.config.optim.rule, guard, company)
         self.optimizer = build_optimizer(run.config.optim, self.model, plan)
         self._sync = plan.sync
         self._untold = Untold()
@@ -72,6 +109,8 @@ class Trainer:
         self._plateau = Plateau(run.config.tolerance, run.config.tolerance_steps)
         self._best = Best(run.config.best_metric, run.config.best_is, run.config.patience)
         self._step_under_way = 0
+        self._owed: Owed | None = None
+        """What is to be done between steps, and is not yet."""
         self.totals = Totals()
 
     def train(self, resume: bool) -> Summary:
@@ -85,7 +124,9 @@ class Trainer:
             CheckpointError: there are checkpoints, and none can be loaded.
             Diverged: the loss or the gradient is not finite any more.
         """
-        if resume:
+        if self._elastic is not None and self._elastic.newcomer:
+            self._reconcile(newcomer=True)
+        elif resume:
             self._restore()
         elif self._checkpoints.candidates():
             raise ConfigurationError(
@@ -95,8 +136,10 @@ class Trainer:
             self._load_weights()
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self._recorder.begin(self.totals, parameters)
+        if self._elastic is not None:
+            self._elastic.publish(self._run.folder)
         try:
-            with Interruption() as interruption:
+            with Interruption(None if self._elastic is None else self._elastic.leave) as interruption:
                 reason = self._loop(interruption)
         except Exception as error:
             for folder in (self._checkpoints, self._best_checkpoint):
@@ -127,32 +170,58 @@ class Trainer:
         reason: Reason | None = "finished" if self.totals.steps >= total_steps else None
         self.model.train()
         while reason is None:
-            if self._stretches is not None:
-                pauses = (evaluate_every, save_every, total_steps)
-                reason = self._stretch(self._stretches, interruption, total_steps, pauses)
-            else:
-                made = self.totals.steps + len(self._untold.steps) + 1
-                due = made >= total_steps or made % evaluate_every == 0 or made % save_every == 0
-                reason = self._step(interruption, total_steps, meets=due or meets_after(self._sync, made - 1))
-            if self._untold.steps:
-                continue
-            if reason in ("finished", "tolerance", "time"):
-                self.optimizer.drain()
-            if reason in ("finished", "tolerance", "time") or self.totals.steps % evaluate_every == 0:
-                improved = self._evaluate()
-                self.totals.seconds = time.perf_counter() - began_s
-                if improved and self._run.config.keep_best:
-                    self._save(self._best_checkpoint)
-                if reason is None and self._best.exhausted:
-                    reason = "early-stop"
-            self.totals.seconds = time.perf_counter() - began_s
-            if reason is not None or self.totals.steps % save_every == 0:
-                self._save(self._checkpoints, last=reason is not None)
+            try:
+                reason = self._turn(interruption, Pace(total_steps, evaluate_every, save_every, began_s))
+            except (CommunicationError, StateLost) as error:
+                if self._elastic is None:
+                    raise
+                self._go_on_after(error)
         self._best_checkpoint.finish()
         return reason
 
-    def _step(self, interruption: Interruption, total_steps: int, *, meets: bool) -> Reason | None:
-        """One step, and whether it was the last: the same answer on every worker.
+    def _turn(self, interruption: Interruption, pace: "Pace") -> Reason | None:
+        """A step, and what is due after it; the same answer on every worker."""
+        if self._owed is None:
+            if self._stretches is not None:
+                pauses = (pace.evaluate_every, pace.save_every, pace.total_steps)
+                self._owed = Owed(self._stretch(self._stretches, interruption, pace.total_steps, pauses))
+            else:
+                made = self.totals.steps + len(self._untold.steps) + 1
+                due = made >= pace.total_steps or made % pace.evaluate_every == 0 or made % pace.save_every == 0
+                self._step(interruption, pace.total_steps, meets=due or meets_after(self._sync, made - 1))
+        owed = self._owed
+        if owed is None:
+            return None
+        if owed.reason in ("finished", "tolerance", "time"):
+            self.optimizer.drain()
+            due = True
+        else:
+            due = self.totals.steps % pace.evaluate_every == 0
+        if due and not owed.evaluated:
+            self._note("evaluating")
+            owed.improved = self._evaluate()
+            owed.evaluated = True
+        self.totals.seconds = time.perf_counter() - pace.began_s
+        if owed.improved and self._run.config.keep_best:
+            self._note("saving")
+            self._save(self._best_checkpoint)
+        reason = owed.reason
+        if reason is None and owed.evaluated and self._best.exhausted:
+            reason = "early-stop"
+        self.totals.seconds = time.perf_counter() - pace.began_s
+        if reason is not None or self.totals.steps % pace.save_every == 0:
+            self._note("saving")
+            self._save(self._checkpoints, last=reason is not None)
+        self._owed = None
+        return reason
+
+    def _note(self, phase: str) -> None:
+        """Tell workers that come and go what this one is at."""
+        if self._elastic is not None:
+            self._elastic.company.note(self.totals.steps, phase)
+
+    def _step(self, interruption: Interruption, total_steps: int, *, meets: bool) -> None:
+        """One step; what is due after it is owed then, the same on every worker.
 
         Args:
             interruption: whether somebody wants the run to end.
@@ -164,6 +233,7 @@ class Trainer:
         self._step_under_way = number + 1
         began_s = time.perf_counter()
         live = not self._frozen
+        made_before = self._steps_made
         local = self._stepper.take(number) if self._guarding is None else self._guarding.take(number)
         grad_norm = float(self.optimizer.grad_norm)
         settled = not local.skipped and self._plateau.settled(grad_norm)
@@ -178,17 +248,95 @@ class Trainer:
             lost,
         ]
         froze = live and self._frozen
-        untold.steps.append(OwnStep(local, grad_norm, self.optimizer.stats(), step_s, shares, froze))
-        if not meets:
-            return None
-        told = untold.tell(self._run.workers)
-        waited_s = time.perf_counter() - began_s - step_s
-        reasons = [self._account(step, sums, waited_s if step is told[-1][0] else 0.0) for step, sums in told]
-        if self.totals.steps >= total_steps:
-            return "finished"
-        return next((reason for reason in ("tolerance", "time", "interrupted") if reason in reasons), None)
+        regrouped = self._elastic is not None and self._elastic.changed
+        if local.skipped or not regrouped or self._steps_made > made_before:
+            untold.steps.append(OwnStep(local, grad_norm, self.optimizer.stats(), step_s, shares, froze))
+        if regrouped:
+            self._reconcile()
+        elif meets:
+            sums = untold.sums(self._run.workers)
+            waited_s = time.perf_counter() - began_s - step_s
+            self._tell(sums, total_steps, waited_s)
 
-    def _account(self, step: OwnStep, sums: list[float], waited_s: float) -> Reason | None:
+    def _tell(self, sums: Sequence[Sequence[float]], total_steps: int, waited_s: float = 0.0) -> None:
+        """Account for the steps that were made since workers last talked; from then on what is due after them is owed.
+
+        Args:
+            sums: over workers, of each step's shares.
+            total_steps: of the run.
+            waited_s: for the others, in the last step.
+        """
+        steps, self._untold.steps = self._untold.steps, []
+        told = list(zip(steps, sums, strict=True))
+        reasons = [self._account(step, total, waited_s if step is steps[-1] else 0.0) for step, total in told]
+        reason: Reason | None = "finished" if self.totals.steps >= total_steps else None
+        last: tuple[Reason, ...] = ("tolerance", "time", "interrupted")
+        self._owed = Owed(reason or next((reason for reason in last if reason in reasons), None))
+
+    @property
+    def _steps_made(self) -> int:
+        """By the optimizer, where it may return with a step that has to be made again."""
+        return self.optimizer.steps_made if isinstance(self.optimizer, MeshOptimizer) else 0
+
+    def _go_on_after(self, error: CommunicationError | StateLost) -> None:
+        """Workers were lost, and this one may go on with the others: from where they were, or from a checkpoint."""
+        assert self._elastic is not None
+        if isinstance(error, Expelled) and self._elastic.leaving:
+            raise Departed from error
+        if isinstance(error, Expelled | QuorumLost):
+            raise error
+        assert isinstance(self.optimizer, MeshOptimizer)
+        if isinstance(error, CommunicationError):
+            try:
+                self.optimizer.regroup(str(error))
+            except StateLost as lost:
+                error = lost
+            else:
+                self._reconcile()
+                return
+        if not self._checkpoints.candidates():
+            raise error
+        self._untold, self._owed = Untold(), None
+        self._recorder.event(self.totals.steps, "rollback", str(error))
+        self._restore()
+        self._elastic.settle(self._run.folder)
+
+    def _reconcile(self, *, newcomer: bool = False) -> None:
+        """After the optimizer has regrouped: bring everybody to the same place. Collective."""
+        elastic = self._elastic
+        assert elastic is not None
+        furthest, sums, behind = elastic.reconcile(None if newcomer else self._word(), self.model)
+        if behind:
+            self._untold.steps = []
+            self._take_over(furthest)
+        elif sums:
+            self._tell(sums, self._run.total_steps())
+        elif furthest.owed is not None and self._owed is None:
+            self._owed = Owed(**furthest.owed)
+        given = elastic.hand_over(None if behind else self._word())
+        if behind:
+            self._take_over(given)
+        for event in elastic.events():
+            self._recorder.event(event.step, event.kind, event.message)
+        elastic.publish(self._run.folder)
+        if elastic.world.size < elastic.bounds.least:
+            assert isinstance(self.optimizer, MeshOptimizer)
+            elastic.await_others(self.optimizer.regroup)
+            self._reconcile()
+
+    def _word(self) -> Word:
+        beside = {"recent": self._plateau.recent, "best": self._best.state}
+        untold = [list(map(float, step.shares)) for step in self._untold.steps]
+        return Word(self.totals.saved(), untold, None if self._owed is None else vars(self._owed), beside)
+
+    def _take_over(self, word: Word) -> None:
+        config = self._run.config
+        self.totals = Totals.restored(word.totals)
+        self._plateau = Plateau(config.tolerance, config.tolerance_steps, word.beside["recent"])
+        self._best = Best(config.best_metric, config.best_is, config.patience, word.beside["best"])
+        self._owed = None if word.owed is None else Owed(**word.owed)
+
+    def _account(self, step: OwnStep, sums: Sequence[float], waited_s: float) -> Reason | None:
         """Add a step to the totals, now that all workers' shares are known; returns why it may be the last."""
         loss, interruptions, plateaus, lates, num_lost = sums
         totals, seconds = self.totals, step.step_s + waited_s
@@ -259,7 +407,7 @@ class Trainer:
     def _evaluate(self) -> bool:
         """Test, and say how training went since the last time; returns whether it is the best so far."""
         # Batch-norm statistics are each worker's own until somebody else needs them.
-        adamesh.average_buffers(self.model)
+        self._average_buffers()
         self.optimizer.flush()
         run, totals = self._run, self.totals
         train: dict[str, float] = {}
@@ -276,7 +424,7 @@ class Trainer:
 
     def _save(self, folder: CheckpointFolder, *, last: bool = False) -> None:
         """Save; one that cannot be written is told as an event, and the run ends only if it was the last."""
-        adamesh.average_buffers(self.model)
+        self._average_buffers()
         extra = {
             "totals": self.totals.saved(),
             "recent_grad_norms": self._plateau.recent,
@@ -296,6 +444,9 @@ class Trainer:
             failures = [str(error)]
         for line in folder.failures() + failures:
             self._recorder.event(self.totals.steps, "checkpoint-failed", line)
+
+    def _average_buffers(self) -> None:
+        adamesh.average_buffers(self.model, None if self._elastic is None else self._elastic.world)
 
     def _restore(self) -> None:
         loaded = self._checkpoints.load_newest(self.model, self.optimizer)
@@ -322,7 +473,7 @@ class Trainer:
         """Begin with the weights that the configuration names, if it does. Collective."""
         if self._run.config.weights is not None:
             line = load_weights(self.model, self._run.config.weights)
-            adamesh.broadcast_module(self.model)
+            adamesh.broadcast_module(self.model, None if self._elastic is None else self._elastic.world)
             self._recorder.event(0, "weights", line)
 
     def _order(self) -> dict[str, int]:

@@ -39,11 +39,10 @@ class Untold:
         """That they took."""
         return sum(step.step_s for step in self.steps)
 
-    def tell(self, workers: Workers) -> list[tuple[OwnStep, list[float]]]:
-        """Each step with the sums of its shares; from then on all is told. Collective."""
-        told, self.steps = self.steps, []
-        sums = iter(workers.sum([share for step in told for share in step.shares]))
-        return [(step, [next(sums) for _ in step.shares]) for step in told]
+    def sums(self, workers: Workers) -> list[list[float]]:
+        """The sums over workers of each step's shares. Collective."""
+        sums = iter(workers.sum([share for step in self.steps for share in step.shares]))
+        return [[next(sums) for _ in step.shares] for step in self.steps]
 
 
 def meets_after(schedule: Schedule, step: int) -> bool:

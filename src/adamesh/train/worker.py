@@ -14,14 +14,15 @@ from typing import Literal
 import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from adamesh.errors import ConfigurationError
+from adamesh.errors import ConfigurationError, Expelled
 from adamesh.tasks.catalog import find_task
 from adamesh.train.config import load_config, resolved
-from adamesh.train.progress import display_for
+from adamesh.train.elastic import DEPARTED, EXPELLED, Departed, elastic_here
+from adamesh.train.progress import Handed, display_for
 from adamesh.train.run import Run
 from adamesh.train.summary import Summary
 from adamesh.train.trainer import Trainer
-from adamesh.train.workers import GroupWorkers
+from adamesh.train.workers import CompanyWorkers, GroupWorkers, Workers
 
 __all__ = ["choose_device", "main", "run_worker"]
 
@@ -35,12 +36,18 @@ def run_worker(run_dir: Path, resume: bool) -> Summary:
     config = load_config(run_dir / "config.toml")
     task = find_task(config.task)
     config = resolved(config, task)
-    config.check_world(_number("WORLD_SIZE", 1))
+    config.check_world(config.most_workers(_number("WORLD_SIZE", 1)))
     device = choose_device(config.device)
     splits = task.load_data(config.data, config.seed)
-    workers = GroupWorkers.join(device, config.plan.timeout_s)
+    elastic = elastic_here(config.elastic)
+    if elastic is None:
+        workers: Workers = GroupWorkers.join(device, config.plan.timeout_s)
+        display = display_for(workers.is_first)
+    else:
+        workers = CompanyWorkers(elastic.company)
+        display = Handed(lambda: workers.is_first)
     run = Run(config, task, splits, run_dir, workers, device)
-    summary = Trainer(run, display_for(workers.is_first)).train(resume)
+    summary = Trainer(run, display, elastic).train(resume)
     workers.part()
     return summary
 
@@ -73,7 +80,13 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     # A launcher that starts workers again after a failure does so with the same arguments.
     restarted = _number("TORCHELASTIC_RESTART_COUNT", 0) > 0
-    run_worker(options.run_dir, options.resume or restarted)
+    try:
+        run_worker(options.run_dir, options.resume or restarted)
+    except Expelled as error:
+        sys.stderr.write(f"{error}\n")
+        return EXPELLED
+    except Departed:
+        return DEPARTED
     return 0
 
 

@@ -1,0 +1,200 @@
+"""A run whose workers come and go: how they enter it, and what the trainer has to put right when they have.
+
+Whenever the optimizer has regrouped, on whatever worker and for whatever reason, the next thing that all workers of the
+new epoch do is :meth:`Elastic.reconcile`: some may have accounted for the last step and others not, and a newcomer
+knows nothing yet.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from adamesh.comm.base import Communicator
+from adamesh.company.events import Change
+from adamesh.company.workers import Workers as Company
+from adamesh.elastic import enter
+from adamesh.errors import ConfigurationError, QuorumLost
+from adamesh.train.bounds import Bounds
+from adamesh.train.events import Event
+from adamesh.train.members import Members, read_members, write_members
+
+__all__ = ["DEPARTED", "EXPELLED", "Departed", "Elastic", "Word", "elastic_here"]
+
+EXPELLED = 75
+"""The exit code of a worker that the others have taken for dead (sysexits' "try again")."""
+DEPARTED = 76
+"""The exit code of a worker that has asked to go."""
+_AWAIT_S = 60.0
+_LOOK_S = 0.05
+
+
+class Departed(Exception):
+    """This worker has asked to go, and the others go on without it."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """What one worker's trainer knows when an epoch begins."""
+
+    totals: Mapping[str, Any]
+    untold: Sequence[Sequence[float]]
+    """Its shares of steps that are made and not accounted for."""
+    owed: Mapping[str, Any] | None
+    """What is to be done between steps, and is not."""
+    beside: Mapping[str, Any]
+    """All else that must be alike on all workers."""
+
+    @property
+    def steps(self) -> int:
+        """That it has accounted for."""
+        return int(self.totals["steps"])
+
+
+def elastic_here(bounds: str | None) -> "Elastic | None":
+    """This worker's place in the company that its environment names, if the run's workers come and go.
+
+    Raises:
+        ConfigurationError: workers come and go, and nothing says how they meet; or the run has as many as it may.
+        QuorumLost: nobody let this newcomer in.
+    """
+    if bounds is None:
+        return None
+    limits, environment = Bounds.parse(bounds), os.environ
+    if "ADAMESH_TOKEN" not in environment:
+        raise ConfigurationError(
+            f"elastic = {bounds} and ADAMESH_TOKEN is not set: workers that come and go know each other by a secret of "
+            "their run. Start them with adamesh train, or set ADAMESH_TOKEN to the same random string for all"
+        )
+    tell: list[Change] = []
+    if not environment.get("ADAMESH_JOIN"):
+        return Elastic(enter(environment, None, tell.append), limits, tell, newcomer=False)
+    folder = Path(environment["ADAMESH_RUN"])
+    known = read_members(folder)
+    if known is None:
+        raise ConfigurationError(
+            f"{folder}: no worker of the run is there to join; go on with: adamesh resume {folder}"
+        )
+    if len(known.addresses) >= limits.most:
+        raise ConfigurationError(
+            f"{folder}: the run has {len(known.addresses)} workers, and elastic = {bounds} allows no more"
+        )
+    return Elastic(enter(environment, known.addresses, tell.append), limits, tell, newcomer=True)
+
+
+class Elastic:
+    """One worker's part in a run whose workers come and go.
+
+    Args:
+        company: its place among them.
+        bounds: how few and how many there may be.
+        changes: who has come and gone and was not yet spoken of; the company adds to it.
+        newcomer: the run went on before this worker came.
+    """
+
+    def __init__(self, company: Company, bounds: Bounds, changes: list[Change], *, newcomer: bool) -> None:
+        self.company = company
+        self.bounds = bounds
+        self.newcomer = newcomer
+        self.leaving = False
+        """This worker has been asked to go, alone."""
+        self._changes = changes
+        self._epoch = -1 if newcomer else company.formation.epoch
+
+    @property
+    def world(self) -> Communicator:
+        """All workers of the epoch under way."""
+        return self.company.formation.world
+
+    @property
+    def changed(self) -> bool:
+        """The optimizer has regrouped, and nobody has spoken of it yet."""
+        return self.company.formation.epoch != self._epoch
+
+    def leave(self) -> None:
+        """Go at the end of the step; the others go on."""
+        self.leaving = True
+        self.company.leave()
+
+    def publish(self, folder: Path) -> None:
+        """Let newcomers know whom to ask."""
+        if self.world.rank == 0:
+            addresses = [(member.host, member.port) for member in self.company.members]
+            epoch = self.company.formation.epoch
+            write_members(folder, Members(os.environ["ADAMESH_TOKEN"], epoch, addresses))
+
+    def reconcile(self, mine: Word | None, model: nn.Module) -> tuple[Word, list[list[float]], bool]:
+        """Tell each other how far everybody is. Collective among the workers of a new epoch.
+
+        Args:
+            mine: what this worker knows; None for a newcomer.
+            model: whose buffers everybody gets from the first worker if there are newcomers.
+
+        Returns:
+            What those know who are furthest; the sums of shares of their steps that nobody has accounted for; and
+            whether this worker has to take all of it over.
+        """
+        world = self.world
+        record = None if mine is None else vars(mine)
+        found = [json.loads(message) for message in world.exchange(json.dumps(record).encode(), "reconcile")]
+        words = [Word(**word) for word in found if word is not None]
+        furthest = max(words, key=lambda word: (word.steps, word.owed is not None))
+        telling = [word.untold for word in words if word.steps == furthest.steps and len(word.untold)]
+        sums = [[sum(shares) for shares in zip(*step, strict=True)] for step in zip(*telling, strict=False)]
+        if None in found:
+            with torch.no_grad():
+                for buffer in model.buffers():
+                    value = buffer.contiguous()
+                    world.broadcast(value, src=0).wait()
+                    buffer.copy_(value)
+        self._epoch = self.company.formation.epoch
+        behind = mine is None or mine.steps < furthest.steps or len(mine.untold) < len(sums)
+        return furthest, sums, behind
+
+    def settle(self, folder: Path) -> None:
+        """A checkpoint was loaded in the new epoch: there is nothing to reconcile."""
+        self._epoch = self.company.formation.epoch
+        self.publish(folder)
+
+    def hand_over(self, mine: Word | None) -> Word:
+        """What those know now who are furthest. Collective."""
+        record = None if mine is None else vars(mine)
+        found = [json.loads(message) for message in self.world.exchange(json.dumps(record).encode(), "hand over")]
+        return max((Word(**word) for word in found if word is not None), key=lambda word: word.steps)
+
+    def events(self) -> list[Event]:
+        """Who has come and gone since this was last asked, in words."""
+        events = [_in_words(change) for change in self._changes]
+        self._changes.clear()
+        return events
+
+    def await_others(self, regroup: Callable[[str], None]) -> None:
+        """With fewer workers than there must be: wait until others come.
+
+        Raises:
+            QuorumLost: nobody came.
+        """
+        deadline = time.monotonic() + _AWAIT_S
+        while not self.company.restless:
+            if time.monotonic() >= deadline:
+                raise QuorumLost(
+                    f"{self.world.size} workers are left, at least {self.bounds.least} must be there (elastic = "
+                    f"{self.bounds.least}:{self.bounds.most}), and nobody came within {_AWAIT_S:.0f} s"
+                )
+            time.sleep(_LOOK_S)
+        regroup("fewer workers than there must be")
+
+
+_KINDS = {"joined": "worker-joined", "left": "worker-left"}
+
+
+def _in_words(change: Change) -> Event:
+    verb = change.how if change.how in _KINDS else f"lost ({change.how})"
+    message = f"worker {change.name} {verb} at step {change.step}, {change.left} there now, {change.seconds:.3f} s"
+    return Event(change.step, _KINDS.get(change.how, "worker-lost"), message)
