@@ -34,7 +34,7 @@ from adamesh.membership.roster import Member, Roster
 __all__ = ["Consensus", "is_quorum", "who_stays"]
 
 _RESEND_S = 0.1
-_PATIENCE_S = 1.0
+_PATIENCE_S = 3.0
 """How long a candidate that has a quorum waits for a member that it hears and that does not answer."""
 _COURTESY_S = 0.3
 """How long a candidate leaves the field to another before it bids higher; times its rank plus one."""

@@ -162,6 +162,7 @@ class Sentinel:
             for silence in self._silences.values():
                 silence.forgive(stall_s, now)
             self._progress.forgive(stall_s, now)
+        self._speak()  # the worker may have ended the epoch since
         for event in self._board.serve(ready, now):
             match event:
                 case Said(link=link, message=message):

@@ -155,7 +155,9 @@ class Switchboard:
             self._forget(link)
 
     def close(self) -> None:
-        """End all connections, and stop listening."""
+        """End all connections, and stop listening. Again, it does nothing."""
+        if self._closed:
+            return
         for link in list(self._links):
             self._forget(link)
         self._selector.close()

@@ -57,7 +57,7 @@ def heard(sentinel: Sentinel, content: bytes) -> list[Message]:
 
 
 def test_who_shows_the_token_is_told_who_is_there(sentinel: Sentinel):
-    assert heard(sentinel, frame(HELLO) + frame(Want(-1))) == [Decided(sentinel.roster)]
+    assert heard(sentinel, frame(HELLO) + frame(Want(-1))) == [Decided(Roster(0, (sentinel.me,)))]
 
 
 @pytest.mark.parametrize(
