@@ -2,6 +2,8 @@
 
 import errno
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,14 @@ import pytest
 import torch
 
 import adamesh
-from adamesh.checkpoint.manifest import read_manifest
+from adamesh.checkpoint.manifest import MANIFEST, read_manifest
 from adamesh.comm.base import Mesh
 from adamesh.comm.local import LocalCommunicator
 from adamesh.comm.threads import Kill, ThreadWorld
 from adamesh.errors import CheckpointError, PeerLost
 from tests.checkpoint.faulty_disk import AFTER, HALF_WAY, MOMENTS, FaultyDisk, Killed, kill_thread
 from tests.checkpoint.test_cut_short import COARSE, NEW, OLD, holds, takes_the_next_save
-from tests.checkpoint.trainee import Trainee, trained
+from tests.checkpoint.trainee import Snapshot, Trainee, Whole, trained, whole
 
 
 class SlowDisk(FaultyDisk):
@@ -263,3 +265,31 @@ def test_snapshots_of_a_gpu_are_in_pinned_memory(tmp_path):
     snapshot.finish()
     assert snapshot.files["model-x"]["a"].is_pinned()
     assert snapshot.files["model-x"]["a"].tolist() == [0, 1, 2]
+
+
+def test_a_training_killed_at_a_random_moment_leaves_a_checkpoint_of_one_step_or_none(tmp_path):
+    """Twenty real kills of trainings that save all the time, in folders that the killed one before has left."""
+    kills = 20
+    command = [sys.executable, "-m", "tests.checkpoint.killed_trainee", str(tmp_path), str(kills)]
+    subprocess.run(command, cwd=Path(__file__).parents[2], check=True, timeout=100)
+    manifests = {}
+    for number in range(kills):
+        folder = tmp_path / str(number)
+        if (folder / MANIFEST).exists():
+            manifests[folder] = read_manifest(folder)
+        else:
+            holds(folder, None)
+    assert len(manifests) >= kills // 4
+    path = every_step(max(manifest.extra["steps"] for manifest in manifests.values()))
+    for folder, manifest in manifests.items():
+        assert trained((1, 1), range(0), COARSE, load=folder) == path[manifest.extra["steps"]]
+
+
+def every_step(steps: int) -> list[Whole]:
+    """What two workers hold before the first step, and after each."""
+
+    def live(mesh: Mesh) -> list[Snapshot]:
+        trainee = Trainee(mesh, COARSE)
+        return [trainee.train(range(max(at - 1, 0), at)).snapshot() for at in range(steps + 1)]
+
+    return [whole(snapshots) for snapshots in zip(*ThreadWorld(1, 2).run(live), strict=True)]

@@ -9,6 +9,7 @@ import pytest
 
 from adamesh.checkpoint.manifest import MANIFEST, read_manifest
 from adamesh.comm.base import Mesh
+from adamesh.comm.local import LocalCommunicator
 from adamesh.comm.threads import ThreadWorld
 from adamesh.errors import CheckpointError
 from tests.checkpoint.trainee import Trainee, trained
@@ -156,3 +157,24 @@ def test_each_worker_reads_its_share_of_the_checksums_and_a_fault_found_by_one_i
         damaged.write_bytes(whole)
     assert sorted(message.startswith("on worker ") for message in said) == [False, True, True]
     assert all("was altered: its sha256 is not the manifest's. Load an earlier checkpoint" in text for text in said)
+
+
+def test_a_thousand_flipped_bytes_anywhere_in_a_checkpoint_are_caught_a_thousand_times(folder):
+    """Of `adamesh.save` and of `adamesh.Saver` alike: what they leave is the same. The model is never touched."""
+    chance = random.Random(1)
+    alone = LocalCommunicator()
+    trainee = Trainee(Mesh(alone, alone, alone))
+    before = trainee.snapshot()
+    contents = {file: file.read_bytes() for file in sorted(folder.iterdir())}
+    assert {file.name for file in contents} == {MANIFEST, *(file.name for file in tensor_files(folder))}
+    places = [(file, at) for file, content in contents.items() for at in range(len(content))]
+    caught = 0
+    for file, at in chance.sample(places, 1000):
+        apply(flipped(file, contents[file], at, 1 << chance.randrange(8)))
+        try:
+            trainee.load(folder)
+        except CheckpointError:
+            caught += 1
+        file.write_bytes(contents[file])
+    assert caught == 1000
+    assert trainee.snapshot() == before

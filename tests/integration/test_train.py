@@ -189,7 +189,7 @@ def test_a_killed_run_goes_on_with_other_workers_and_no_sample_is_lost_or_seen_t
     code, _, err = run("train", "counting.py", "--out", "whole", "--nproc", "1", SEEN="whole.txt")
     assert (code, err) == (0, "")
     killed = {"SEEN": "before.txt", "KILL_AT": "8"}
-    waits = ["--checkpoint-every", "3", "--checkpoint-async", "false"]
+    waits = ["--checkpoint-every", "3", "--no-checkpoint-async"]
     assert run("train", "counting.py", "--out", "run", *waits, **killed)[0] == 1
     assert run("resume", "run", "--nproc", "3", SEEN="after.txt")[0] == 0
     # Step 6 was saved; 7, and 8 where it was taken, are taken again.
