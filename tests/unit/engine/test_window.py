@@ -38,6 +38,14 @@ def test_one_outlier_does_not_move_the_limit():
     assert filled(*usual, 1e9).limit == pytest.approx(filled(*usual).limit, rel=0.1)
 
 
+@given(st.lists(st.floats(-1, 1e3), min_size=6, max_size=40))
+def test_only_the_last_ones_count(values):
+    kept = Window(5, 3, 10.0, 2.0)
+    kept.replace(values)
+    assert list(kept.values) == values[-5:]
+    assert kept.limit == filled(*values[-5:]).limit
+
+
 def test_negative_losses_have_no_scale():
     assert filled(-1.0, 2.0, 3.0).limit == inf
 
