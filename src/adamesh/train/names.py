@@ -139,6 +139,7 @@ def _plan(settings: PlanSettings, rule: RuleName, guard: adamesh.Guard | None) -
         sync=build_schedule(settings),
         max_grad_norm=settings.max_grad_norm,
         guard=guard,
+        balance=settings.balance,
         overlap=settings.overlap,
         bucket_mb=settings.bucket_mb,
         compile=settings.compile,
