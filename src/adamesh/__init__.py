@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from adamesh.codecs.sign import Sign
     from adamesh.codecs.topk import TopK
     from adamesh.codecs.warmup import Warmup
+    from adamesh.data.elastic import ElasticSampler
     from adamesh.errors import AdameshError, IncompatiblePlan
     from adamesh.groups import param_groups
     from adamesh.guard import Guard
@@ -49,6 +50,7 @@ __all__ = [
     "Async",
     "Cast",
     "DiLoCo",
+    "ElasticSampler",
     "EveryH",
     "EveryStep",
     "Feedback",
@@ -99,6 +101,7 @@ _HOMES = {
     "DiLoCo": "sync.diloco",
     "Nesterov": "sync.outer",
     "Stale": "sync.stale",
+    "ElasticSampler": "data.elastic",
     "EveryH": "sync.every_h",
     "EveryStep": "sync.every_step",
     "GradScaler": "scaler",

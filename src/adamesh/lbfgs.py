@@ -68,7 +68,7 @@ class LBFGS(torch.optim.LBFGS):
         *,
         plan: Plan | None = None,
     ) -> None:
-        plan = plan or Plan()
+        self.plan = plan = plan or Plan()
         _check_plan(plan)
         self._built = False
         numbers = {"max_iter": max_iter, "max_eval": max_eval, "history_size": history_size}
@@ -145,6 +145,14 @@ class LBFGS(torch.optim.LBFGS):
     def grad_norm(self) -> Tensor:
         """Global norm of the mean gradient before the last step: a float64 scalar."""
         return torch.tensor(self._evaluation.grad_norm, dtype=torch.float64)
+
+    @property
+    def steps_made(self) -> int:
+        """As the other optimizers' ``steps_made``."""
+        return self._steps
+
+    def begin_work(self) -> None:
+        """Nothing: its plans do not balance."""
 
     def stats(self) -> StepStats:
         """What the last step cost on this worker."""

@@ -328,6 +328,17 @@ class MeshOptimizer(torch.optim.Optimizer):
         """Who takes part."""
         return self.engine.mesh
 
+    @property
+    def plan(self) -> Plan:
+        """How workers share the work."""
+        return self._plan
+
+    def begin_work(self) -> None:
+        """Tell, for ``Plan(balance=True)``, that work on the next step begins now; without, it begins where the last
+        step ended, and evaluations in between count. ``adamesh.ElasticSampler`` calls it.
+        """
+        self.engine.begin_work()
+
     def stats(self) -> StepStats:
         """What the last step cost on this worker."""
         return self.engine.last_stats

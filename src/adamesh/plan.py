@@ -48,6 +48,10 @@ class Plan:
     guard: Guard | None = None
     """Skip steps that are too bad to be made, and repair replicas that differ. None: off."""
 
+    balance: bool = False
+    """Give faster workers more of the global batch: those that `adamesh.ElasticSampler` or ``adamesh train`` cut, by
+    what the optimizer measures."""
+
     overlap: bool = True
     """Send gradients while backward runs. False: send in ``step()``, so that ``p.grad`` may be edited before."""
 
@@ -83,6 +87,7 @@ class Plan:
             self._check_pushes()
         self._check_across()
         self._check_delay()
+        self._check_balance()
         self.full_wire.check()
         if isinstance(self.mesh, Company):
             self._check_company()
@@ -171,6 +176,21 @@ class Plan:
                 f"redundancy={self.redundancy} with sync={self.sync}: copies are kept alike by making the owner's "
                 "update with the gradient that all have voted on, and here updates are made before or after that. "
                 "Take sync=EveryStep(), or leave redundancy out and rely on checkpoints"
+            )
+
+    def _check_balance(self) -> None:
+        """Shares of different sizes are exact where what travels is a sum of gradients."""
+        plan = self.sync.at(0)
+        if self.balance and plan.pushes is not None:
+            raise IncompatiblePlan(
+                f"balance=True with sync={self.sync}: there is no batch to share, each worker goes at its own speed "
+                "already. Leave balance out"
+            )
+        if self.balance and not plan.gradients:
+            raise IncompatiblePlan(
+                f"balance=True with sync={self.sync}: islands that step alone are averaged as equals, and one with "
+                "fewer samples a step would make noisier steps of the same length. Leave balance out, or take "
+                "sync=EveryStep()"
             )
 
     def _check_across(self) -> None:

@@ -10,6 +10,8 @@ import time
 import pytest
 
 from adamesh.cli.main import main
+from adamesh.data.ledger import expected
+from adamesh.data.sampler import GlobalSampler
 from adamesh.train.config import load_config
 from tests.unit.data.cifar_archives import archive
 
@@ -198,6 +200,8 @@ def test_a_killed_run_goes_on_with_other_workers_and_no_sample_is_lost_or_seen_t
     assert sorted(before + after) == sorted(seen("whole.txt"))
     numbers = sorted(number for _, number in before + after)
     assert numbers == sorted([*range(45), *range(45)])
+    ledgers = [summary(tmp_path / run)["ledger"] for run in ("whole", "run")]
+    assert ledgers == [expected(GlobalSampler(45, 10, 0), 10).saved()] * 2
     losses = [[line["loss"] for line in metrics(tmp_path / run) if "loss" in line] for run in ("whole", "run")]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 

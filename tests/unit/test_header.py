@@ -17,6 +17,7 @@ def headers(draw, num_buckets=None, num_slots=None):
         step=draw(st.integers(0, 2**64 - 1)),
         settings=draw(st.binary(min_size=8, max_size=8)),
         failed=draw(st.booleans()),
+        work_s=draw(st.floats(0, 1e6)),
         resend=bits(buckets),
         wide=bits(buckets),
         used=bits(slots),
@@ -28,7 +29,7 @@ def headers(draw, num_buckets=None, num_slots=None):
 def test_a_header_comes_back_as_it_was_packed(header: Header):
     back = Header.unpack(header.pack(), len(header.resend), len(header.used))
     assert (back.epoch, back.step, back.settings) == (header.epoch, header.step, header.settings)
-    assert back.failed == header.failed
+    assert (back.failed, back.work_s) == (header.failed, header.work_s)
     for flags in ("resend", "wide", "used", "changed"):
         assert list(getattr(back, flags)) == list(getattr(header, flags)), flags
 

@@ -190,6 +190,41 @@ class AsyncOptions:
             raise ConfigurationError("--staleness: give at least one number from 0 on, and each once")
 
 
+@dataclass(frozen=True)
+class BalanceOptions:
+    """Training with one worker that is slower than the others: equal shares of a batch, and shares by speed."""
+
+    nproc: int = 2
+    """Worker processes on this machine; the last one is the slow one."""
+    slow: float = 3.0
+    """How many times longer it takes for a sample."""
+    by: Literal["sleep", "quota"] = "sleep"
+    """How it is slowed: it waits longer, so that few cores are enough; or all compute, and it gets so much less of a
+    processor (needs root and a control group of processors that can be written to)."""
+    sample_ms: float = 2.0
+    """What a sample takes beside the model's arithmetic, on a fast worker."""
+    batch_size: int = 32
+    """Samples of a step, times the number of workers."""
+    steps: int = 40
+    """Of each contender in a round."""
+    rounds: int = 3
+    """Everything takes its turn once a round; medians are over rounds."""
+    out: Path | None = None
+    """Folder for result and logs; runs/TIME-bench-balance if not given."""
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("nproc", 2),
+            ("slow", 1),
+            ("sample_ms", 0.01),
+            ("batch_size", 4),
+            ("steps", 10),
+            ("rounds", 1),
+        ):
+            if not getattr(self, name) >= least:
+                raise ConfigurationError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")
+
+
 def _check_names(option: str, given: Sequence[str], known: Sequence[str]) -> None:
     if not given:
         raise ConfigurationError(f"--{option}: names none; choose from {', '.join(known)}")

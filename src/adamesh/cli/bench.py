@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 
-from adamesh.bench.options import AsyncOptions, LinkOptions, ResidualOptions, StepOptions, WireOptions
+from adamesh.bench.options import AsyncOptions, BalanceOptions, LinkOptions, ResidualOptions, StepOptions, WireOptions
 from adamesh.cli.options import parse
 from adamesh.errors import ConfigurationError
 
@@ -23,6 +23,7 @@ benchmarks:
   wire     What each codec costs: encoding and decoding against a copy in memory, compiled and eager; bytes per
            parameter, what is left over, and on how fast a link it pays.
   async    Training with one slow worker: every step together, and each worker at its own speed.
+  balance  Training with one slow worker: equal shares of a batch, also with DDP, and shares by measured speed.
 
 adamesh bench NAME --help lists a benchmark's options.
 """
@@ -78,6 +79,17 @@ whom, and the test loss after the same number of accepted samples. Prints a tabl
 examples:
   adamesh bench async
   adamesh bench async --slow 10 --staleness 4 16 --seeds 1
+"""
+
+_BALANCE_DESCRIPTION = """\
+Trains the embedded digits on workers of which the last one is slowed down: with equal shares of each batch, with
+DistributedDataParallel, and with shares by measured speed. Samples per second against what the workers do alone, added
+up; in how many steps shares follow the speeds. Prints a table; writes JSON.
+
+examples:
+  adamesh bench balance
+  adamesh bench balance --nproc 4
+  adamesh bench balance --by quota
 """
 
 
@@ -137,10 +149,19 @@ def _async(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _balance(arguments: Sequence[str]) -> int:
+    options = parse(BalanceOptions, arguments, command="adamesh bench balance", description=_BALANCE_DESCRIPTION)
+    from adamesh.bench.balance import bench_balance
+
+    bench_balance(options)
+    return 0
+
+
 _BENCHMARKS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "step": _step,
     "link": _link,
     "residual": _residual,
     "wire": _wire,
     "async": _async,
+    "balance": _balance,
 }

@@ -7,7 +7,7 @@ resume, and in a loader that runs ahead.
 import torch
 from torch import Tensor
 
-__all__ = ["uniform"]
+__all__ = ["mixed", "uniform"]
 
 _GOLDEN = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as a signed number
 _MIX_1 = -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9
@@ -28,12 +28,13 @@ def uniform(seed: int, indices: Tensor, num: int) -> Tensor:
     Returns:
         float64 [n, num].
     """
-    keys = _mixed(indices.reshape(-1, 1) * _GOLDEN + seed)
+    keys = mixed(indices.reshape(-1, 1) * _GOLDEN + seed)
     counters = keys + torch.arange(1, num + 1, dtype=torch.int64) * _GOLDEN
-    return _shifted(_mixed(counters), 11).double() * 2.0**-53
+    return _shifted(mixed(counters), 11).double() * 2.0**-53
 
 
-def _mixed(state: Tensor) -> Tensor:
+def mixed(state: Tensor) -> Tensor:
+    """The finalizer of splitmix64: int64 numbers, one to one, to ones whose every bit depends on every bit."""
     state = (state ^ _shifted(state, 30)) * _MIX_1
     state = (state ^ _shifted(state, 27)) * _MIX_2
     return state ^ _shifted(state, 31)

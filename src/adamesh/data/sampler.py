@@ -1,5 +1,6 @@
 """Which samples a worker takes at which step: pure arithmetic, so a position is just a step number."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -7,12 +8,30 @@ from torch import Tensor
 
 from adamesh.data.seeds import derived_seed
 
-__all__ = ["GlobalSampler", "share"]
+__all__ = ["GlobalSampler", "share", "weighted_shares"]
 
 
 def share(count: int, rank: int, world_size: int) -> tuple[int, int]:
     """Start and stop of one rank's part of ``count`` items: contiguous, sizes differ by at most one."""
     return count * rank // world_size, count * (rank + 1) // world_size
+
+
+def weighted_shares(count: int, weights: Sequence[int]) -> list[int]:
+    """How many of ``count`` items each rank gets, by largest remainder.
+
+    Whole numbers throughout, so that every rank finds the same. ``weights`` that add up to ``count`` are the answer.
+
+    Args:
+        count: items.
+        weights: how much each rank is to get, in relation to their sum, which is positive.
+    """
+    total = sum(weights)
+    parts = [count * weight // total for weight in weights]
+    # Of equal remainders the lower rank's comes first.
+    by_remainder = sorted(range(len(weights)), key=lambda r: (-(count * weights[r] % total), r))
+    for r in by_remainder[: count - sum(parts)]:
+        parts[r] += 1
+    return parts
 
 
 @dataclass
@@ -43,6 +62,10 @@ class GlobalSampler:
     def epoch(self, step: int) -> int:
         """The epoch, from 0, that step ``step``, from 0, belongs to."""
         return step // self.steps_per_epoch
+
+    def batch_samples(self, step: int) -> int:
+        """How many samples step ``step``, from 0, takes."""
+        return self.seen(step + 1) - self.seen(step)
 
     def seen(self, steps: int) -> int:
         """How many samples the first so many steps take."""

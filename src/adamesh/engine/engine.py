@@ -222,6 +222,8 @@ class Engine:
                 "its gradient. Step the newer one, or build one optimizer with several parameter groups"
             )
         self.hypers = hypers
+        if self.plan.balance and self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()  # what is still computed is this worker's work
         try:
             outcome = self.transaction.run(hypers, self.wake, self.plan.max_grad_norm, loss_scale)
             for hyper in hypers:
@@ -238,6 +240,10 @@ class Engine:
         """The guard, if there is one, judges the mean of what workers say of the step that comes."""
         if isinstance(self.transaction, Transaction) and self.transaction.watch is not None:
             self.transaction.watch.loss = float(loss.detach() if isinstance(loss, Tensor) else loss)
+
+    def begin_work(self) -> None:
+        """This worker begins with its next step."""
+        self._meter.begin_work()
 
     def read(self, table: LiveTable, rows: Tensor, together: bool) -> None:
         """A module is about to read rows of an exact table that has missed steps.
@@ -333,7 +339,8 @@ class Engine:
     def _compare(self, layout: Layout) -> None:
         """Raise on every rank if layouts or wires differ, naming the first parameter that does."""
         guard = "" if self.plan.guard is None else f", guard={self.plan.guard}"
-        wire = f"{self.plan.full_wire}, sync={self.plan.sync}{guard}".encode()
+        balance = ", balance=True" if self.plan.balance else ""
+        wire = f"{self.plan.full_wire}, sync={self.plan.sync}{guard}{balance}".encode()
         digest = hashlib.sha256(layout.description + wire).digest()
         digests = self.mesh.world.exchange(digest, "add_param_group")
         if all(other == digests[0] for other in digests):

@@ -11,7 +11,7 @@ __all__ = ["Flags", "Header", "Vote"]
 
 Flags = Sequence[bool] | npt.NDArray[np.bool_]
 
-_HEAD = struct.Struct("<IQ8sB")
+_HEAD = struct.Struct("<IQ8sBd")
 _VOTE = struct.Struct("<Bdd")
 
 
@@ -25,6 +25,8 @@ class Header:
     """Eight bytes that tell this rank's hyper-parameters from others."""
     failed: bool
     """This rank has an error to raise; everybody raises it."""
+    work_s: float
+    """Seconds that this rank worked since its last step, waiting left out."""
     resend: Flags
     """Buckets that were completed or rewritten after they left."""
     wide: Flags
@@ -37,16 +39,16 @@ class Header:
     def pack(self) -> bytes:
         """The same length on every rank of one layout."""
         flags = np.array([*self.resend, *self.wide, *self.used, *self.changed], dtype=bool)
-        return _HEAD.pack(self.epoch, self.step, self.settings, self.failed) + np.packbits(flags).tobytes()
+        return _HEAD.pack(self.epoch, self.step, self.settings, self.failed, self.work_s) + np.packbits(flags).tobytes()
 
     @classmethod
     def unpack(cls, message: bytes, num_buckets: int, num_slots: int) -> "Header":
         """The inverse of :meth:`pack`."""
-        epoch, step, settings, failed = _HEAD.unpack_from(message)
+        epoch, step, settings, failed, work_s = _HEAD.unpack_from(message)
         bits = np.unpackbits(np.frombuffer(message, dtype=np.uint8, offset=_HEAD.size)).astype(bool)
         cuts = np.cumsum([num_buckets, num_buckets, num_slots, num_slots])
         resend, wide, used, changed, _ = np.split(bits, cuts)
-        return cls(epoch, step, settings, bool(failed), resend, wide, used, changed)
+        return cls(epoch, step, settings, bool(failed), work_s, resend, wide, used, changed)
 
 
 @dataclass(frozen=True)

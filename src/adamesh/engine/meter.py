@@ -63,6 +63,9 @@ class StepStats:
     """Bytes of all kinds this rank sent per step, from one agreement of islands to the next, of those the last."""
     frozen_after: int | None = None
     """Updates after which second moments were frozen, and codecs that wait for it set in; None: not (yet)."""
+    work_s: tuple[float, ...] = ()
+    """Seconds that each worker of the step took up to ``step()``, waiting left out, by rank: since ``begin_work()``, or
+    since its last step."""
     pushes: PushStats | None = None
     """What became of pushed gradients; None where nothing is pushed."""
     refusal: Refusal | None = None
@@ -76,6 +79,7 @@ class Meter:
         self._clock = clock
         self.divergence: float | None = None
         self.bytes_per_step = 0.0
+        self.work_s: tuple[float, ...] = ()
         self._period_bytes = self._period_steps = 0
         self.reset()
 
@@ -91,6 +95,15 @@ class Meter:
         """Start counting afresh: a step has ended."""
         self.bytes_up = self.bytes_down = self.bytes_control = self.buckets_resent = 0
         self.exposed_s = 0.0
+        self.begin_work()
+
+    def begin_work(self) -> None:
+        """From now on this rank works on its next step."""
+        self._began_s, self._exposed_before_s = self._clock(), self.exposed_s
+
+    def worked_s(self) -> float:
+        """Seconds since then, waiting left out."""
+        return self._clock() - self._began_s - (self.exposed_s - self._exposed_before_s)
 
     def wait(self, work: Work) -> None:
         """Wait for a collective, and count the time."""

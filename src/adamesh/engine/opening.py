@@ -92,6 +92,7 @@ class Opening:
             GradientError, ParameterError, ConfigurationError, StepOutOfSync: this step cannot be made, on any rank.
         """
         reducer, buckets = self._reducer, self._reducer.buckets
+        work_s = self._meter.worked_s()
         reducer.depart()
         edited = reducer.inspect()
         slots = [slot for bucket in buckets for slot in bucket.slots] + self._rows.slots
@@ -109,6 +110,7 @@ class Opening:
             step=reducer.step_number,
             settings=_short_hash(settings.encode()),
             failed=failure is not None,
+            work_s=work_s,
             resend=[bucket.rewritten for bucket in buckets],
             wide=[not bucket.wide and any(slot.wide_valid for slot in bucket.slots) for bucket in buckets],
             used=[slot.param.grad is not None for slot in slots],
@@ -116,6 +118,7 @@ class Opening:
         )
         messages = self._meter.exchange(peers.comm, mine.pack(), "step")
         headers = [Header.unpack(message, len(buckets), len(slots)) for message in messages]
+        self._meter.work_s = tuple(header.work_s for header in headers)
         self._refuse(peers, headers, slots, settings, failure)
         if changed:
             self._take_over(peers, changed)

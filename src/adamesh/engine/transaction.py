@@ -283,6 +283,7 @@ class Transaction:
             staleness=self.outstanding.delay,
             divergence=meter.divergence,
             bytes_per_step=meter.bytes_per_step,
+            work_s=meter.work_s,
         )
 
     # -- exchange and vote -----------------------------------------------------------------------------------

@@ -175,7 +175,8 @@ def _comparable(config: RunConfig) -> RunConfig:
     """
     constant = ScheduleSettings(kind="constant", warmup_steps=0)
     optim = replace(config.optim, sparse="exact") if config.optim.rule in BY_ROWS else config.optim
-    return replace(config, schedule=constant, optim=optim, micro_batches=1, precision="fp32")
+    plan = replace(config.plan, balance=False, most_samples=None)  # one process cannot know how fast others are
+    return replace(config, schedule=constant, optim=optim, plan=plan, micro_batches=1, precision="fp32")
 
 
 def _dense(gradient: Tensor | None, parameter: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from adamesh.data.sampler import share
 from adamesh.engine.refusal import Refusal
 from adamesh.errors import Diverged
 from adamesh.guard import Guard
@@ -156,7 +155,7 @@ class Guarding:
         """Which samples the suspects had; all, where nobody was suspected."""
         indices = self._run.sampler().global_batch(step).tolist()
         if suspects:
-            cuts = [share(len(indices), rank, self._run.workers.size) for rank in suspects]
+            cuts = [self._stepper.span(step, rank) for rank in suspects]
             indices = [index for start, stop in cuts for index in indices[start:stop]]
         more = f" and {len(indices) - _MOST_NAMED} more" if len(indices) > _MOST_NAMED else ""
         return (

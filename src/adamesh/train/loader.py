@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from adamesh.data.sampler import GlobalSampler, share
+from adamesh.data.ledger import Tally, tally
+from adamesh.data.sampler import GlobalSampler
 from adamesh.data.seeds import derived_seed
 from adamesh.data.split import AugmentedSplit
 from adamesh.train.run import Run
@@ -25,6 +26,8 @@ class Part:
     samples: int
     share: int
     """Which share of the step's batch it is of: as a rule, this worker's own."""
+    tally: Tally
+    """Of these samples, in this step."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,11 @@ class Loader:
         self._run = run
         self._sampler = run.sampler()
         self._total_steps = run.total_steps()
+        self._shares = run.shares()
         self._ahead = run.config.prefetch
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="adamesh-loader") if self._ahead else None
-        self._coming: dict[int, Future[tuple[Part, ...]]] = {}
+        self._coming: dict[int, tuple[tuple[int, int], Future[tuple[Part, ...]]]] = {}
+        """Step -> this worker's part of its batch, and what it is prepared from."""
 
     def take(self, step: int) -> StepData:
         """This worker's part of step ``step``, from 0.
@@ -64,16 +69,22 @@ class Loader:
         Raises whatever the split raised while it prepared the batch.
         """
         start_s = time.perf_counter()
-        parts = self._prepare(step) if self._thread is None else self._prepared(self._thread, step)
+        thread = self._thread
+        rank = self._run.workers.rank
+        parts = self._prepare(step, rank, self.span(step, rank)) if thread is None else self._prepared(thread, step)
         waited_s = time.perf_counter() - start_s
-        return StepData(parts, self._sampler.seen(step + 1) - self._sampler.seen(step), waited_s)
+        return StepData(parts, self._sampler.batch_samples(step), waited_s)
+
+    def observe(self, step: int, work_s: Sequence[float]) -> None:
+        """Step ``step`` was made, and took the workers so long, by rank; shares may change, the next step's already."""
+        self._shares.observe(self._sampler.batch_samples(step), work_s)
 
     def take_shares(self, step: int, shares: Sequence[int]) -> StepData:
         """These shares of step ``step``, from 0, whosever they are."""
         start_s = time.perf_counter()
-        parts = tuple(part for share in shares for part in prepared(self._run, self._sampler, step, share))
+        parts = tuple(part for share in shares for part in self._prepare(step, share, self.span(step, share)))
         waited_s = time.perf_counter() - start_s
-        return StepData(parts, self._sampler.seen(step + 1) - self._sampler.seen(step), waited_s)
+        return StepData(parts, self._sampler.batch_samples(step), waited_s)
 
     def close(self) -> None:
         """Drop what was prepared and end the thread; a batch under way is finished first."""
@@ -83,27 +94,35 @@ class Loader:
 
     def _prepared(self, thread: ThreadPoolExecutor, step: int) -> tuple[Part, ...]:
         wanted = range(step, min(step + 1 + self._ahead, max(self._total_steps, step + 1)))
-        for number in [number for number in self._coming if number not in wanted]:
-            self._coming.pop(number).cancel()
-        for number in wanted:
+        rank = self._run.workers.rank
+        spans = {number: self.span(number, rank) for number in wanted}
+        # What was cut by old shares is made anew, of the steps in which this worker's part is another.
+        for number in [number for number, (span, _) in self._coming.items() if spans.get(number) != span]:
+            self._coming.pop(number)[1].cancel()
+        for number, span in spans.items():
             if number not in self._coming:
-                self._coming[number] = thread.submit(self._prepare, number)
-        return self._coming.pop(step).result()
+                self._coming[number] = span, thread.submit(self._prepare, number, rank, span)
+        return self._coming.pop(step)[1].result()
 
-    def _prepare(self, step: int) -> tuple[Part, ...]:
-        return prepared(self._run, self._sampler, step, self._run.workers.rank)
+    def span(self, step: int, share: int) -> tuple[int, int]:
+        """Start and stop, in the step's batch, of one worker's share."""
+        return self._shares.span(self._sampler.batch_samples(step), share)
+
+    def _prepare(self, step: int, share: int, span: tuple[int, int]) -> tuple[Part, ...]:
+        return prepared(self._run, self._sampler, step, share, span)
 
 
-def prepared(run: Run, sampler: GlobalSampler, step: int, number: int) -> tuple[Part, ...]:
-    """Part ``number`` of a step's global batch, which is cut into as many as there are workers."""
+def prepared(run: Run, sampler: GlobalSampler, step: int, number: int, span: tuple[int, int]) -> tuple[Part, ...]:
+    """Share ``number`` of a step's global batch: its samples from ``span[0]`` up to ``span[1]``."""
+    start, stop = span
     indices = sampler.global_batch(step)
-    start, stop = share(len(indices), number, run.workers.size)
     epoch = sampler.epoch(step)
     parts = []
     for part in indices[start:stop].tensor_split(run.config.micro_batches):
         if len(part):
             batch = training_batch(run, part, epoch)
-            parts.append(Part(_pinned(batch) if run.device.type == "cuda" else batch, len(part), number))
+            batch = _pinned(batch) if run.device.type == "cuda" else batch
+            parts.append(Part(batch, len(part), number, tally(step, part)))
     return tuple(parts)
 
 

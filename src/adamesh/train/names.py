@@ -147,6 +147,7 @@ def _plan(settings: PlanSettings, rule: RuleName, guard: adamesh.Guard | None) -
         max_grad_norm=settings.max_grad_norm,
         guard=guard,
         redundancy=settings.redundancy or 1,
+        balance=settings.balance,
         overlap=settings.overlap,
         bucket_mb=settings.bucket_mb,
         compile=settings.compile,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from adamesh.data.sampler import GlobalSampler
+from adamesh.data.shares import Shares
 from adamesh.tasks.base import Splits, Task
 from adamesh.train.settings import RunConfig
 from adamesh.train.workers import Workers
@@ -31,6 +32,11 @@ class Run:
         """The order of the training samples."""
         assert self.config.batch_size is not None
         return GlobalSampler(len(self.splits.train), self.config.batch_size, self.config.seed)
+
+    def shares(self) -> Shares:
+        """How the workers share a batch, from an equal cut on."""
+        plan, batch_size = self.config.plan, self.sampler().batch_size
+        return Shares(batch_size, self.workers.size, balance=plan.balance, most_samples=plan.most_samples)
 
     def total_steps(self) -> int:
         """The step at which the run is finished."""

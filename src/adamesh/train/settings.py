@@ -226,6 +226,10 @@ class PlanSettings:
     redundancy: int | None = None
     """Copies of each slice of optimizer state: 2 outlive the loss of any one worker; not set: 2 where workers come and
     go (elastic), else 1."""
+    balance: bool = False
+    """Give faster workers more of each batch, by what was measured in the steps before. The batch stays the same."""
+    most_samples: int | None = None
+    """balance: the most samples of a batch that a worker gets, for its memory; not set: any number."""
     overlap: bool = True
     """Send gradients while backward still runs."""
     bucket_mb: float = 25.0
@@ -242,6 +246,9 @@ class PlanSettings:
         _require_positive("plan.timeout_s", self.timeout_s)
         for key in ("up", "down", "across"):
             _require_codec(f"plan.{key}", getattr(self, key))
+        _require_at_least("plan.most_samples", self.most_samples, 1)
+        if self.most_samples is not None:
+            _require(self.balance, "plan.most_samples", self.most_samples, "is for plan.balance = true")
         _require_at_least("plan.exact_steps", self.exact_steps, 0)
         known = parse_sync(self.sync) is not None
         _require(known, "plan.sync", repr(self.sync), f"must be one of {', '.join(map(repr, SYNC_EXAMPLES))}")
@@ -380,6 +387,13 @@ class RunConfig:
             raise ConfigurationError(
                 f"batch_size = {self.batch_size} is the global batch and too small for {world_size} workers: "
                 f"raise it to at least {world_size} or start at most {self.batch_size} workers"
+            )
+        most = self.plan.most_samples
+        if most is not None and self.batch_size is not None and most * world_size < self.batch_size:
+            raise ConfigurationError(
+                f"plan.most_samples = {most}: {world_size} workers then take {most * world_size} samples, and "
+                f"batch_size is {self.batch_size}: raise it to at least {-(-self.batch_size // world_size)}, start "
+                "more workers, or set micro_batches to save memory"
             )
         if world_size % self.plan.num_islands(world_size):
             raise ConfigurationError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from adamesh.data.ledger import Tally
 from adamesh.data.seeds import derived_seed
 from adamesh.optimizer import MeshOptimizer
 from adamesh.train.evaluate import to_device
@@ -28,6 +29,8 @@ class LocalStep:
     """Of the global batch, over all workers."""
     lr: float
     """Of the first parameter group."""
+    tally: Tally
+    """Of the samples that this worker used, for the ledger."""
     data_wait_s: float
     """Seconds that this worker waited for its samples."""
     skipped: bool = False
@@ -62,6 +65,8 @@ class Stepper:
         factor = lr_factor(config.schedule, step, self._total_steps)
         for group, initial_lr in zip(self._optimizer.param_groups, self._initial_lrs, strict=True):
             group["lr"] = initial_lr * factor
+        if config.plan.balance:
+            self._optimizer.begin_work()
         data = self._loader.take(step) if shares is None else self._loader.take_shares(step, shares)
 
         def evaluate() -> float:
@@ -79,8 +84,16 @@ class Stepper:
                 self._optimizer.tell_loss(loss_share * workers.size)
             self._optimizer.step()
         self._optimizer.zero_grad()
+        stats = self._optimizer.stats()
+        if config.plan.balance and stats.committed and shares is None:
+            self._loader.observe(step, stats.work_s)
         lr = self._optimizer.param_groups[0]["lr"]
-        return LocalStep(loss_share, samples=data.global_samples, lr=lr, data_wait_s=data.waited_s)
+        used = sum((part.tally for part in data.parts), Tally())
+        return LocalStep(loss_share, data.global_samples, lr, used, data.waited_s)
+
+    def span(self, step: int, share: int) -> tuple[int, int]:
+        """Start and stop, in the batch of step ``step``, of one worker's share."""
+        return self._loader.span(step, share)
 
     def close(self) -> None:
         """No more steps will be taken."""

@@ -40,6 +40,9 @@ class Summary:
     """Updates after which second moments were frozen, if the rule does that and has."""
     events: list[Event]
     config_hash: str
+    ledger: Mapping[str, Any] | None
+    """Which samples the run has trained on: ``steps``, ``samples`` and ``digest`` (`adamesh.data.ledger`); None where
+    workers go at their own speed, and what is pushed may be rejected."""
     best: Mapping[str, Any]
     """The evaluation that was the best: ``metric``, ``value`` and ``step``."""
     stopped: Literal["finished", "tolerance", "time", "early-stop", "interrupted"]
@@ -70,6 +73,7 @@ class Summary:
             ("sent down per step", _readable(self.bytes_down_per_step)),
             *([] if self.frozen_after is None else [("frozen after", f"{self.frozen_after:,} updates")]),
             *([] if self.asynchronous is None else self.asynchronous.rows()),
+            *([] if self.ledger is None else [("ledger", str(self.ledger["digest"]))]),
             ("events", str(len(self.events))),
         ]
 

@@ -4,6 +4,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+from adamesh.data.sampler import share
 from adamesh.train.loader import Part, prepared
 from adamesh.train.run import Run
 from adamesh.train.tickets import Tickets
@@ -55,5 +56,6 @@ class TicketLoader:
         number = self._tickets.draw()
         if number is None:
             return None
-        size = self._run.workers.size
-        return Ticket(number, prepared(self._run, self._sampler, number // size, number % size))
+        step, part = divmod(number, self._run.workers.size)
+        span = share(self._sampler.batch_samples(step), part, self._run.workers.size)
+        return Ticket(number, prepared(self._run, self._sampler, step, part, span))

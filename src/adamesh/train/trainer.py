@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 import adamesh
+from adamesh.data.ledger import Ledger, Tally
 from adamesh.data.seeds import derived_seed
 from adamesh.errors import (
     CheckpointError,
@@ -112,6 +113,7 @@ class Trainer:
         self._owed: Owed | None = None
         """What is to be done between steps, and is not yet."""
         self.totals = Totals()
+        self._ledger = Ledger()
 
     def train(self, resume: bool) -> Summary:
         """Train to the end of the run, or to where it is stopped. Collective.
@@ -240,13 +242,9 @@ class Trainer:
         step_s = time.perf_counter() - began_s
         # Islands that step alone have norms of their own.
         lost = not isfinite(grad_norm) and not local.skipped
-        shares = [
-            0.0 if local.skipped else local.loss_share,
-            interruption.requested,
-            settled,
-            self._is_late(step_s),
-            lost,
-        ]
+        flags = (interruption.requested, settled, self._is_late(step_s), lost)
+        loss_share, used = (0.0, Tally()) if local.skipped else (local.loss_share, local.tally)
+        shares = [loss_share, *flags, *used.limbs()]
         froze = live and self._frozen
         regrouped = self._elastic is not None and self._elastic.changed
         if local.skipped or not regrouped or self._steps_made > made_before:
@@ -338,7 +336,8 @@ class Trainer:
 
     def _account(self, step: OwnStep, sums: Sequence[float], waited_s: float) -> Reason | None:
         """Add a step to the totals, now that all workers' shares are known; returns why it may be the last."""
-        loss, interruptions, plateaus, lates, num_lost = sums
+        loss, interruptions, plateaus, lates, num_lost, *limbs = sums
+        self._ledger = self._ledger.after(Tally.of_limbs(limbs))
         totals, seconds = self.totals, step.step_s + waited_s
         totals.steps += 1
         totals.samples += step.local.samples
@@ -427,6 +426,7 @@ class Trainer:
         self._average_buffers()
         extra = {
             "totals": self.totals.saved(),
+            "ledger": self._ledger.saved(),
             "recent_grad_norms": self._plateau.recent,
             "best": self._best.state,
             "task": self._run.task.name,
@@ -462,6 +462,7 @@ class Trainer:
                 f"{self._order()}: its order of samples is another; restore the settings, or start a new run"
             )
         self.totals = Totals.restored(loaded.extra["totals"])
+        self._ledger = Ledger.restored(loaded.extra["ledger"])
         config = self._run.config
         self._plateau = Plateau(config.tolerance, config.tolerance_steps, loaded.extra["recent_grad_norms"])
         self._best = Best(config.best_metric, config.best_is, config.patience, loaded.extra["best"])
@@ -505,6 +506,7 @@ class Trainer:
             frozen_after=self.optimizer.param_groups[0].get("frozen_after"),
             events=self._recorder.events(),
             config_hash=config_hash(run.config),
+            ledger=None if self._stretches is not None else self._ledger.saved(),
             best={"metric": self._best.metric, "value": self._best.value, "step": self._best.step},
             stopped=reason,
             asynchronous=None if self._stretches is None else self._stretches.report(),

@@ -11,7 +11,7 @@ from adamesh.data.seeds import derived_seed
 from adamesh.data.split import TensorSplit
 from adamesh.tasks.base import Splits
 from adamesh.tasks.catalog import find_task
-from adamesh.train.config import RunConfig, resolved
+from adamesh.train.config import PlanSettings, RunConfig, resolved
 from adamesh.train.loader import Loader
 from adamesh.train.reference import Reference
 from adamesh.train.run import Run
@@ -131,3 +131,26 @@ def test_the_time_waited_for_a_slow_split_is_told():
 
     one = loader(Slow(40), RunConfig(batch_size=10, steps=4, prefetch=0))
     assert one.take(0).waited_s >= 0.05
+
+
+@pytest.mark.parametrize("prefetch", [0, 3])
+def test_a_share_that_changed_is_served_at_once_and_nothing_is_lost_or_prepared_twice_without_need(prefetch):
+    config = RunConfig(task="regression", batch_size=8, steps=8, prefetch=prefetch, plan=PlanSettings(balance=True))
+    splits = [Indices(64) for _ in range(2)]
+    pair = [loader(split, config, rank, 2) for rank, split in enumerate(splits)]
+    seen: list[int] = []
+    sizes = []
+    for step in range(8):
+        parts = [[index for part in one.take(step).parts for index in part.batch.tolist()] for one in pair]
+        sizes.append([len(part) for part in parts])
+        seen += [index for part in parts for index in part]
+        for one in pair:
+            one.observe(step, [0.001 * len(parts[0]), 0.003 * len(parts[1])])
+    for one in pair:
+        one.close()
+    assert sorted(seen) == list(range(64))
+    assert sizes == [[4, 4]] * 2 + [[6, 2]] * 6
+    # What was ahead when shares changed, and had been prepared, is prepared again; nothing else is.
+    for split in splits:
+        asked = [tuple(indices) for indices, _ in split.asked]
+        assert len(set(asked)) == len(asked) <= 8 + prefetch

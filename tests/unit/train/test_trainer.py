@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from adamesh.checkpoint.manifest import read_manifest
+from adamesh.data.ledger import expected
+from adamesh.data.sampler import GlobalSampler
 from adamesh.errors import CheckpointError, ConfigurationError, DataError, DiskFull, Diverged
 from adamesh.tasks.catalog import find_task
 from adamesh.tasks.regression import Regression
@@ -100,6 +102,8 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, whole):
     assert (summary.stopped, summary.steps, summary.samples) == ("finished", 25, whole[0].samples)
     assert same_bits(model, whole[1])
     assert curve(folder) == whole[2]
+    assert summary.ledger == whole[0].ledger
+    assert summary.ledger == expected(GlobalSampler(1024, 100, 0), 25).saved()
     assert [event.kind for event in summary.events] == ["interrupted", "resumed"]
 
 
