@@ -93,6 +93,8 @@ class MeshOptimizer(torch.optim.Optimizer):
         self._codecs = compiled_codecs(plan, [param for _, param in named])
         self._device = device
         self._lineage: Lineage | None = None
+        self._company = plan.mesh if isinstance(plan.mesh, Company) else None
+        self._notes: tuple[bytes, ...] = ()
         if isinstance(plan.mesh, Company):
             gradients = plan.sync.at(0).gradients
             self._lineage = Lineage(plan.mesh, self._build, self.param_groups, gradients)
@@ -129,22 +131,44 @@ class MeshOptimizer(torch.optim.Optimizer):
             self.tell_loss(loss)
         self._refuse_foreign_scaler()
         began = self.steps_made
+        if self._company is not None:
+            self._company.note(began, "step")
         try:
             outcome = self.engine.step(self.param_groups, self._loss_scale)
         except (CommunicationError, StateLost) as error:
             if self._lineage is None or not _by_loss(error):
                 raise
+            self._notes = self._lineage.transaction.opening.notes
             self.regroup(str(error))
             verdict = self._lineage.transaction.verdict
             if self.steps_made > began and verdict is not None:
                 self._grad_norm = torch.tensor(verdict.norm, dtype=torch.float64)
             return loss
         self._grad_norm = torch.tensor(outcome.norm, dtype=torch.float64)
-        if self._lineage is not None:
+        if self._lineage is not None and self._company is not None:
+            self._notes = self._lineage.transaction.opening.notes
             self._lineage.note_made()
+            self._company.note(self.steps_made, "between steps")
             if self._lineage.transaction.restless:
                 self.regroup("somebody comes or goes")
         return loss
+
+    def attach(self, note: bytes) -> None:
+        """Tell the other workers something with the next step's header, which all that make the step have seen.
+
+        Only among workers that come and go, and that step together: what a lost worker has brought into a step that
+        was made is known to those who are left.
+
+        Args:
+            note: at most 65,535 bytes.
+        """
+        assert self._lineage is not None, "notes are for workers that come and go"
+        self._lineage.transaction.opening.note = note
+
+    @property
+    def notes(self) -> tuple[bytes, ...]:
+        """What all workers have attached to the last step, by the ranks that they had in it."""
+        return self._notes
 
     @property
     def steps_made(self) -> int:
@@ -172,7 +196,7 @@ class MeshOptimizer(torch.optim.Optimizer):
         """
         if self._lineage is None:
             raise ConfigurationError(
-                "regroup() needs workers that come and go, as in Plan(mesh=adamesh.Workers...): these do not"
+                "regroup() needs workers that come and go, as in Plan(mesh=adamesh.elastic()): these do not"
             )
         before = self.steps_made
         try:
@@ -530,7 +554,7 @@ class MeshOptimizer(torch.optim.Optimizer):
 
     def _build(self, mesh: Mesh, epoch: int = 0, from_first: bool = True) -> Engine:
         """An engine of all groups. Collective."""
-        company = self._plan.mesh if isinstance(self._plan.mesh, Company) else None
+        company = self._company
         restless = None if company is None else lambda: company.restless
         engine = Engine(self._rule, self._plan, mesh, self._device, time.perf_counter, self._codecs, epoch, restless)
         named = [pair for index in range(len(self.param_groups)) for pair in self._named(index)]

@@ -11,7 +11,7 @@ __all__ = ["Flags", "Header", "Vote"]
 
 Flags = Sequence[bool] | npt.NDArray[np.bool_]
 
-_HEAD = struct.Struct("<IQ8sBd")
+_HEAD = struct.Struct("<IQ8sBdH")
 _VOTE = struct.Struct("<Bdd")
 
 
@@ -35,20 +35,24 @@ class Header:
     """Slots that have a gradient."""
     changed: Flags
     """Slots whose parameter was written from outside since the last commit."""
+    note: bytes = b""
+    """What the caller wants the others to know, at most 65,535 bytes."""
 
     def pack(self) -> bytes:
-        """The same length on every rank of one layout."""
+        """The same length on every rank of one layout, notes aside."""
         flags = np.array([*self.resend, *self.wide, *self.used, *self.changed], dtype=bool)
-        return _HEAD.pack(self.epoch, self.step, self.settings, self.failed, self.work_s) + np.packbits(flags).tobytes()
+        head = _HEAD.pack(self.epoch, self.step, self.settings, self.failed, self.work_s, len(self.note))
+        return head + self.note + np.packbits(flags).tobytes()
 
     @classmethod
     def unpack(cls, message: bytes, num_buckets: int, num_slots: int) -> "Header":
         """The inverse of :meth:`pack`."""
-        epoch, step, settings, failed, work_s = _HEAD.unpack_from(message)
-        bits = np.unpackbits(np.frombuffer(message, dtype=np.uint8, offset=_HEAD.size)).astype(bool)
+        epoch, step, settings, failed, work_s, length = _HEAD.unpack_from(message)
+        note, packed = message[_HEAD.size : _HEAD.size + length], message[_HEAD.size + length :]
+        bits = np.unpackbits(np.frombuffer(packed, dtype=np.uint8)).astype(bool)
         cuts = np.cumsum([num_buckets, num_buckets, num_slots, num_slots])
         resend, wide, used, changed, _ = np.split(bits, cuts)
-        return cls(epoch, step, settings, bool(failed), work_s, resend, wide, used, changed)
+        return cls(epoch, step, settings, bool(failed), work_s, resend, wide, used, changed, note)
 
 
 @dataclass(frozen=True)

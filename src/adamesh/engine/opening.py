@@ -76,6 +76,10 @@ class Opening:
         self._membership = membership
         self._meter = meter
         self._refreshed = refreshed
+        self.note = b""
+        """What the others are told in the next step's header."""
+        self.notes: tuple[bytes, ...] = ()
+        """What all have told in the last one's, by rank."""
 
     def agree(
         self, peers: Peers, hypers: Sequence[Hyper], loss_scale: float | None, wake: Callable[[LiveBucket], None]
@@ -115,10 +119,12 @@ class Opening:
             wide=[not bucket.wide and any(slot.wide_valid for slot in bucket.slots) for bucket in buckets],
             used=[slot.param.grad is not None for slot in slots],
             changed=is_changed,
+            note=self.note,
         )
         messages = self._meter.exchange(peers.comm, mine.pack(), "step")
         headers = [Header.unpack(message, len(buckets), len(slots)) for message in messages]
         self._meter.work_s = tuple(header.work_s for header in headers)
+        self.notes = tuple(header.note for header in headers)
         self._refuse(peers, headers, slots, settings, failure)
         if changed:
             self._take_over(peers, changed)

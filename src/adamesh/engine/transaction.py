@@ -100,7 +100,7 @@ class Transaction:
         self.outstanding = Outstanding(reducer, wiring, schedule.at(0).delay)
         # Not a method of this object, which would hold itself: an optimizer that nobody uses must go at once.
         refresh = partial(_refresh, self.agreement, mirrors)
-        self._opening = Opening(reducer, rows, self.shards, rule, membership, meter, refresh)
+        self.opening = Opening(reducer, rows, self.shards, rule, membership, meter, refresh)
         self.watch: Watch | None = None
         """The guard, if there is one."""
         if guard is not None:
@@ -133,7 +133,7 @@ class Transaction:
         self.progress = None
         with self._or_broken():
             self.reducer.begin(loss_scale)
-            used = self._opening.agree(self._peers, hypers, loss_scale, wake)
+            used = self.opening.agree(self._peers, hypers, loss_scale, wake)
             if not waiting.delay:
                 outcome = self._update(used, hypers, max_grad_norm, loss_scale)
                 self.reducer.close_window()

@@ -1,5 +1,6 @@
 """One optimizer step of one worker: its part of the global batch, weighted so that any cut is exact."""
 
+import struct
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from adamesh.train.schedules import lr_factor
 
 __all__ = ["LocalStep", "Stepper"]
 
+_NOTE = struct.Struct("<4d")
+"""A loss share, and a tally's limbs."""
+
 
 @dataclass(frozen=True)
 class LocalStep:
@@ -33,6 +37,8 @@ class LocalStep:
     """Of the samples that this worker used, for the ledger."""
     data_wait_s: float
     """Seconds that this worker waited for its samples."""
+    known: Sequence[float] | None = None
+    """All workers' loss shares and tallies, added up, where that is known without another word."""
     skipped: bool = False
     """The guard had the step passed over: its samples have moved nothing."""
 
@@ -44,12 +50,14 @@ class Stepper:
         run: whose.
         model: on the run's device, in training mode.
         optimizer: of the model's parameters, not loaded yet: its learning rates are the initial ones.
+        tells: let all workers know of each other, with the step itself, what they bring into it.
     """
 
-    def __init__(self, run: Run, model: nn.Module, optimizer: AnyOptimizer) -> None:
+    def __init__(self, run: Run, model: nn.Module, optimizer: AnyOptimizer, *, tells: bool = False) -> None:
         self._run = run
         self._model = model
         self._optimizer = optimizer
+        self._tells = tells
         self._loader = Loader(run)
         self._total_steps = run.total_steps()
         self._initial_lrs = [group["lr"] for group in optimizer.param_groups]
@@ -76,20 +84,25 @@ class Stepper:
             self._optimizer.zero_grad()
             return evaluate() * workers.size  # the optimizer averages over workers
 
+        used = sum((part.tally for part in data.parts), Tally())
         if self._optimizer.needs_closure:
             loss_share = self._optimizer.step(closure) / workers.size
         else:
             loss_share = evaluate()
             if isinstance(self._optimizer, MeshOptimizer):
                 self._optimizer.tell_loss(loss_share * workers.size)
+                if self._tells:
+                    self._optimizer.attach(_NOTE.pack(loss_share, *used.limbs()))
             self._optimizer.step()
         self._optimizer.zero_grad()
         stats = self._optimizer.stats()
         if config.plan.balance and stats.committed and shares is None:
             self._loader.observe(step, stats.work_s)
         lr = self._optimizer.param_groups[0]["lr"]
-        used = sum((part.tally for part in data.parts), Tally())
-        return LocalStep(loss_share, data.global_samples, lr, used, data.waited_s)
+        known = None
+        if self._tells and isinstance(self._optimizer, MeshOptimizer):
+            known = [sum(column) for column in zip(*map(_NOTE.unpack, self._optimizer.notes), strict=True)]
+        return LocalStep(loss_share, data.global_samples, lr, used, data.waited_s, known)
 
     def span(self, step: int, share: int) -> tuple[int, int]:
         """Start and stop, in the batch of step ``step``, of one worker's share."""

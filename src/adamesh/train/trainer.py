@@ -90,7 +90,8 @@ class Trainer:
         self.optimizer = build_optimizer(run.config.optim, self.model, plan)
         self._sync = plan.sync
         self._untold = Untold()
-        self._stepper = Stepper(run, self.model, self.optimizer)
+        tells = elastic is not None and plan.sync.at(0).gradients
+        self._stepper = Stepper(run, self.model, self.optimizer, tells=tells)
         self._recorder = Recorder(run, display)
         self._guarding = None
         """What becomes of steps that the guard refuses, if there is one."""
@@ -323,13 +324,14 @@ class Trainer:
             self._reconcile()
 
     def _word(self) -> Word:
-        beside = {"recent": self._plateau.recent, "best": self._best.state}
+        beside = {"recent": self._plateau.recent, "best": self._best.state, "ledger": self._ledger.saved()}
         untold = [list(map(float, step.shares)) for step in self._untold.steps]
         return Word(self.totals.saved(), untold, None if self._owed is None else vars(self._owed), beside)
 
     def _take_over(self, word: Word) -> None:
         config = self._run.config
         self.totals = Totals.restored(word.totals)
+        self._ledger = Ledger.restored(word.beside["ledger"])
         self._plateau = Plateau(config.tolerance, config.tolerance_steps, word.beside["recent"])
         self._best = Best(config.best_metric, config.best_is, config.patience, word.beside["best"])
         self._owed = None if word.owed is None else Owed(**word.owed)
@@ -337,6 +339,8 @@ class Trainer:
     def _account(self, step: OwnStep, sums: Sequence[float], waited_s: float) -> Reason | None:
         """Add a step to the totals, now that all workers' shares are known; returns why it may be the last."""
         loss, interruptions, plateaus, lates, num_lost, *limbs = sums
+        if step.local.known is not None and not step.local.skipped:
+            loss, *limbs = step.local.known  # of those too who have been lost since
         self._ledger = self._ledger.after(Tally.of_limbs(limbs))
         totals, seconds = self.totals, step.step_s + waited_s
         totals.steps += 1
