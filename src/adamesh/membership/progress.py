@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 from adamesh.membership.messages import Beat
 
-__all__ = ["OUTSIDE", "Progress"]
+__all__ = ["OUTSIDE", "STARTING", "Progress"]
 
-OUTSIDE = frozenset({"starting", "joining", "evaluating", "saving", "loading"})
+STARTING = "starting"
+"""The phase of a worker that has not noted any yet."""
+OUTSIDE = frozenset({STARTING, "joining", "evaluating", "saving", "loading"})
 """Phases outside a step, which may take any time: a worker in one of them never counts as hung."""
 _TIMES_USUAL = 20.0
 _RECENT = 9

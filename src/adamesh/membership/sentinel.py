@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from adamesh.membership.consensus import Consensus
 from adamesh.membership.links import Link
 from adamesh.membership.messages import Beat, Decided, Knock, Message, Want
-from adamesh.membership.progress import Progress
+from adamesh.membership.progress import STARTING, Progress
 from adamesh.membership.roster import Member, Roster
 from adamesh.membership.settings import Patience
 from adamesh.membership.silence import Silence
@@ -60,7 +60,7 @@ class Sentinel:
         """For tests: members from which nothing arrives and to which nothing is sent."""
         self.lines: dict[str, str] = {}
         self.leaving = False
-        self.step, self.phase, self.moves, self.waits = 0, "starting", 0, False
+        self.step, self.phase, self.moves, self.waits = 0, STARTING, 0, False
 
     # --- what the worker asks ----------------------------------------------------------------------------------
 
@@ -222,12 +222,17 @@ class Sentinel:
         else:
             self._addresses = list(dict.fromkeys((*self._addresses, *roster.members)))
 
+    def _start_s(self, name: str) -> float:
+        """How long a member may be silent because it has only just started, and may load programs: else 0."""
+        beat = self._beats.get(name)
+        return self._patience.start_s if beat is None or beat.phase == STARTING else 0.0
+
     def _judge(self, consensus: Consensus, now: float) -> None:
         if consensus.expelled is not None:
             return
         epoch = consensus.roster.epoch
         others = [name for name in consensus.roster.names if name not in (self.me.name, *consensus.dead)]
-        doubts = {name: "silent" for name in others if self._silences[name].lasts(now)}
+        doubts = {name: "silent" for name in others if self._silences[name].lasts(now, self._start_s(name))}
         for name in others:
             # Dead for certain: it was heard until its connections ended, and nobody is where it was.
             if name in self._refused and name not in doubts and not self._board.listens_to(name):

@@ -18,6 +18,8 @@ class Patience:
 
     silence_s: float = 0.5
     """A member that is not heard for so long is suspected; up to four times as long if it is irregularly heard."""
+    start_s: float = 10.0
+    """The same of a member that has only just started: programs are loaded then, which holds up everything else."""
     hang_s: float = 60.0
     """A worker that all others wait for and that does nothing for so long, and for 20 usual steps, is suspected."""
     quorum_s: float = 30.0

@@ -38,6 +38,6 @@ class Silence:
         """The silence from which on the member is suspected, seconds."""
         return min(max(self.floor_s, _TIMES_WORST * self._worst), _TIMES_FLOOR * self.floor_s)
 
-    def lasts(self, now: float) -> bool:
-        """Whether the member has been silent for too long."""
-        return now - self.last > self.limit_s
+    def lasts(self, now: float, at_least_s: float = 0.0) -> bool:
+        """Whether the member has been silent for too long, and for at least so long."""
+        return now - self.last > max(self.limit_s, at_least_s)

@@ -21,11 +21,13 @@ from adamesh.company.events import Change
 from adamesh.company.workers import Workers as Company
 from adamesh.elastic import enter
 from adamesh.errors import ConfigurationError, QuorumLost
+from adamesh.tasks.base import Splits, Task
 from adamesh.train.bounds import Bounds
+from adamesh.train.evaluate import to_device
 from adamesh.train.events import Event
 from adamesh.train.members import Members, read_members, write_members
 
-__all__ = ["DEPARTED", "EXPELLED", "Departed", "Elastic", "Word", "elastic_here"]
+__all__ = ["DEPARTED", "EXPELLED", "Departed", "Elastic", "Word", "elastic_here", "warm_up"]
 
 EXPELLED = 75
 """The exit code of a worker that the others have taken for dead (sysexits' "try again")."""
@@ -86,6 +88,14 @@ def elastic_here(bounds: str | None) -> "Elastic | None":
             f"{folder}: the run has {len(known.addresses)} workers, and elastic = {bounds} allows no more"
         )
     return Elastic(enter(environment, known.addresses, tell.append), limits, tell, newcomer=True)
+
+
+def warm_up(task: Task[Any], splits: Splits[Any], device: torch.device) -> None:
+    """Let torch load all it needs for a step before others wait for this worker: one sample, there and back."""
+    model = task.build_model().to(device)
+    optimizer = torch.optim.AdamW(model.parameters())
+    task.loss(model, to_device(splits.train.batch(torch.arange(min(2, len(splits.train)))), device)).backward()
+    optimizer.step()
 
 
 class Elastic:

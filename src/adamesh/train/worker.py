@@ -17,7 +17,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from adamesh.errors import ConfigurationError, Expelled
 from adamesh.tasks.catalog import find_task
 from adamesh.train.config import load_config, resolved
-from adamesh.train.elastic import DEPARTED, EXPELLED, Departed, elastic_here
+from adamesh.train.elastic import DEPARTED, EXPELLED, Departed, elastic_here, warm_up
 from adamesh.train.progress import Handed, display_for
 from adamesh.train.run import Run
 from adamesh.train.summary import Summary
@@ -39,6 +39,8 @@ def run_worker(run_dir: Path, resume: bool) -> Summary:
     config.check_world(config.most_workers(_number("WORLD_SIZE", 1)))
     device = choose_device(config.device)
     splits = task.load_data(config.data, config.seed)
+    if config.elastic is not None:
+        warm_up(task, splits, device)
     elastic = elastic_here(config.elastic)
     if elastic is None:
         workers: Workers = GroupWorkers.join(device, config.plan.timeout_s)
