@@ -84,9 +84,8 @@ class Stepper:
                 self._optimizer.tell_loss(loss_share * workers.size)
             self._optimizer.step()
         self._optimizer.zero_grad()
-        stats = self._optimizer.stats()
-        if config.plan.balance and stats.committed and shares is None:
-            self._loader.observe(step, stats.work_s)
+        if config.plan.balance and shares is None and self._optimizer.stats().committed:
+            self._loader.observe(step, self._optimizer.stats().work_s)
         lr = self._optimizer.param_groups[0]["lr"]
         used = sum((part.tally for part in data.parts), Tally())
         return LocalStep(loss_share, data.global_samples, lr, used, data.waited_s)
