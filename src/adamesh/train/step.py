@@ -95,9 +95,8 @@ class Stepper:
                     self._optimizer.attach(_NOTE.pack(loss_share, *used.limbs()))
             self._optimizer.step()
         self._optimizer.zero_grad()
-        stats = self._optimizer.stats()
-        if config.plan.balance and stats.committed and shares is None:
-            self._loader.observe(step, stats.work_s)
+        if config.plan.balance and shares is None and self._optimizer.stats().committed:
+            self._loader.observe(step, self._optimizer.stats().work_s)
         lr = self._optimizer.param_groups[0]["lr"]
         known = None
         if self._tells and isinstance(self._optimizer, MeshOptimizer):
