@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NoReturn, overload
 
 import torch
@@ -151,6 +152,7 @@ class MeshOptimizer(torch.optim.Optimizer):
             self._company.note(self.steps_made, "between steps")
             if self._lineage.transaction.restless:
                 self.regroup("somebody comes or goes")
+                self._engine.last_stats = replace(self._engine.last_stats, committed=outcome.committed)
         return loss
 
     def attach(self, note: bytes) -> None:

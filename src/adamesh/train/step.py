@@ -60,7 +60,9 @@ class Stepper:
         self._tells = tells
         self._loader = Loader(run)
         self._total_steps = run.total_steps()
-        self._initial_lrs = [group["lr"] for group in optimizer.param_groups]
+        groups = optimizer.param_groups
+        # A newcomer's optimizer has taken over the learning rates of a step under way.
+        self._initial_lrs = [optimizer.defaults["lr"] if tells else group["lr"] for group in groups]
 
     def take(self, step: int, shares: Sequence[int] | None = None) -> LocalStep:
         """Forward, backward and update on this worker's samples of step ``step``, from 0. Collective.
