@@ -152,7 +152,7 @@ class MeshOptimizer(torch.optim.Optimizer):
             self._company.note(self.steps_made, "between steps")
             if self._lineage.transaction.restless:
                 self.regroup("somebody comes or goes")
-                self._engine.last_stats = replace(self._engine.last_stats, committed=outcome.committed)
+                self.engine.last_stats = replace(self.engine.last_stats, committed=outcome.committed)
         return loss
 
     def attach(self, note: bytes) -> None:

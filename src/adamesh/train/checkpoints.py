@@ -83,6 +83,11 @@ class CheckpointFolder:
         if workers.is_first:
             folder.mkdir(parents=True, exist_ok=True)
 
+    def attend(self, model: nn.Module, optimizer: StatefulOptimizer) -> None:
+        """Take part, from the beginning, in what others do about saves that they began before this worker came."""
+        if self._behind:
+            self._saver = self._saver or Saver(model, optimizer)
+
     def save(self, step: int, model: nn.Module, optimizer: StatefulOptimizer, extra: Mapping[str, Any]) -> CheckpointId:
         """Write a checkpoint, make it the latest, remove the oldest. Collective.
 
@@ -106,7 +111,8 @@ class CheckpointFolder:
         folder = self._folder / saved.name
         try:
             if self._behind:
-                self._saver = self._saver or Saver(model, optimizer)
+                self.attend(model, optimizer)
+                assert self._saver is not None
                 self._saver.begin(folder, extra, lambda: self._completed_behind(saved))
             else:
                 adamesh.save(folder, model, optimizer, **extra)

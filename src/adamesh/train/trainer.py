@@ -108,6 +108,9 @@ class Trainer:
         behind = run.config.checkpoint_async
         self._checkpoints = CheckpointFolder(folder, run.workers, run.config.keep_checkpoints, behind=behind)
         self._best_checkpoint = CheckpointFolder(run.folder / "best", run.workers, keep=1, behind=behind)
+        if elastic is not None:
+            self._checkpoints.attend(self.model, self.optimizer)
+            self._best_checkpoint.attend(self.model, self.optimizer)
         self._plateau = Plateau(run.config.tolerance, run.config.tolerance_steps)
         self._best = Best(run.config.best_metric, run.config.best_is, run.config.patience)
         self._step_under_way = 0
