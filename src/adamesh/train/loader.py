@@ -86,6 +86,13 @@ class Loader:
         waited_s = time.perf_counter() - start_s
         return StepData(parts, self._sampler.batch_samples(step), waited_s)
 
+    def regrouped(self) -> None:
+        """The workers are others from now on: what was prepared is cut for those before."""
+        self._shares = self._run.shares()
+        for _, future in self._coming.values():
+            future.cancel()
+        self._coming.clear()
+
     def close(self) -> None:
         """Drop what was prepared and end the thread; a batch under way is finished first."""
         self._coming.clear()

@@ -109,6 +109,10 @@ class Stepper:
         """Start and stop, in the batch of step ``step``, of one worker's share."""
         return self._loader.span(step, share)
 
+    def regrouped(self) -> None:
+        """The workers are others from now on."""
+        self._loader.regrouped()
+
     def close(self) -> None:
         """No more steps will be taken."""
         self._loader.close()

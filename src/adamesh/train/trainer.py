@@ -300,6 +300,7 @@ class Trainer:
             raise error
         self._untold, self._owed = Untold(), None
         self._recorder.event(self.totals.steps, "rollback", str(error))
+        self._stepper.regrouped()
         self._restore()
         self._elastic.settle(self._run.folder)
 
@@ -307,6 +308,7 @@ class Trainer:
         """After the optimizer has regrouped: bring everybody to the same place. Collective."""
         elastic = self._elastic
         assert elastic is not None
+        self._stepper.regrouped()
         furthest, sums, behind = elastic.reconcile(None if newcomer else self._word(), self.model)
         if behind:
             self._untold.steps = []
@@ -344,7 +346,10 @@ class Trainer:
         loss, interruptions, plateaus, lates, num_lost, *limbs = sums
         if step.local.known is not None and not step.local.skipped:
             loss, *limbs = step.local.known  # of those too who have been lost since
-        self._ledger = self._ledger.after(Tally.of_limbs(limbs))
+        used = Tally.of_limbs(limbs)
+        together = step.local.known is not None and not step.local.skipped
+        assert not together or used.count == step.local.samples, (used, step.local.samples)
+        self._ledger = self._ledger.after(used)
         totals, seconds = self.totals, step.step_s + waited_s
         totals.steps += 1
         totals.samples += step.local.samples
