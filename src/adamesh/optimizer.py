@@ -151,7 +151,7 @@ class MeshOptimizer(torch.optim.Optimizer):
             self._lineage.note_made()
             self._company.note(self.steps_made, "between steps")
             if self._lineage.transaction.restless:
-                self.regroup("somebody comes or goes")
+                self._follow(self._lineage.change, "somebody comes or goes")
                 self.engine.last_stats = replace(self.engine.last_stats, committed=outcome.committed)
         return loss
 
@@ -200,9 +200,14 @@ class MeshOptimizer(torch.optim.Optimizer):
             raise ConfigurationError(
                 "regroup() needs workers that come and go, as in Plan(mesh=adamesh.elastic()): these do not"
             )
+        self._follow(self._lineage.regroup, reason)
+
+    def _follow(self, change: Callable[[str], None], reason: str) -> None:
+        """Into the next epoch."""
+        assert self._lineage is not None
         before = self.steps_made
         try:
-            self._lineage.regroup(reason)
+            change(reason)
         finally:
             self._engine = self._lineage.engine
         if self.steps_made == before:

@@ -18,12 +18,16 @@ SCHEDULES = {
     "int4": adamesh.DiLoCo(PERIOD, codec=adamesh.Feedback(adamesh.Int4())),
 }
 
+EACH = pytest.mark.parametrize("stride", [pytest.param(1, marks=[pytest.mark.soak, pytest.mark.timeout(1200)]), 13])
+"""All operations, which takes minutes; or some of them."""
 
+
+@EACH
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_islands_outlive_a_death_at_any_operation_and_agree_again(name):
+def test_islands_outlive_a_death_at_any_operation_and_agree_again(name, stride):
     setting = Setting(steps=3 * PERIOD, sync=SCHEDULES[name], redundancy=1, max_grad_norm=None)
     _, operations = run(3, setting)
-    for operation in range(0, operations[0], 2):
+    for operation in range(4, operations[0], stride):
         tales, _ = run(3, setting, [Kill(1, operation)])
         first, second = tales[0], tales[2]
         assert isinstance(first, Told), (operation, first)
@@ -34,12 +38,13 @@ def test_islands_outlive_a_death_at_any_operation_and_agree_again(name):
             assert same, operation
 
 
+@EACH
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_where_all_islands_see_the_same_a_death_changes_nothing(name):
+def test_where_all_islands_see_the_same_a_death_changes_nothing(name, stride):
     setting = Setting(steps=3 * PERIOD, sync=SCHEDULES[name], redundancy=1, own_batches=True, max_grad_norm=None)
     tales, operations = run(3, setting)
     tolerance = 0.05 if name in ("int4", "streaming") else 1e-12  # what was on its way, or held back, is begun afresh
-    for operation in range(9, operations[0], 3):
+    for operation in range(9, operations[0], stride):
         survived, _ = run(3, setting, [Kill(2, operation)])
         assert isinstance(survived[0], Told), (operation, survived[0])
         assert distance(survived[0], tales[0]) < tolerance, operation

@@ -45,6 +45,11 @@ class Company(ABC):
         Workers tell each other at the end of a step, and regroup together if any of them says so.
         """
 
+    @property
+    @abstractmethod
+    def leaving(self) -> bool:
+        """This worker has asked to go: the next regrouping is without it, and it hands over what it holds before."""
+
     @abstractmethod
     def regroup(self, reason: str) -> Formation:
         """Leave the epoch under way, for good, and meet those who are left in the next one.

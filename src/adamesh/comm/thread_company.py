@@ -58,6 +58,7 @@ class ThreadCompanies:
         with self._changed:
             self._asking.add(worker)
             self._alive.add(worker)
+            self._changed.notify_all()
 
     def dismiss(self, worker: int) -> None:
         """Let a worker ask to go."""
@@ -104,6 +105,10 @@ class ThreadCompanies:
         """Somebody asks to come or to go."""
         members = set(self._group.members)
         return bool((self._asking - members) & self._alive) or bool(self._leaving & members)
+
+    def is_leaving(self, worker: int) -> bool:
+        """This worker has been let ask to go."""
+        return worker in self._leaving
 
     def meet(self, company: "ThreadCompany") -> Formation:
         """Wait until all that live have come."""
@@ -154,6 +159,10 @@ class ThreadCompany(Company):
     @property
     def restless(self) -> bool:
         return self._companies.restless()
+
+    @property
+    def leaving(self) -> bool:
+        return self._companies.is_leaving(self.worker)
 
     def regroup(self, reason: str) -> Formation:
         self._formation = self._companies.meet(self)

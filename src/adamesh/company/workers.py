@@ -109,6 +109,10 @@ class Workers(Company):
         return self._sentinel.restless
 
     @property
+    def leaving(self) -> bool:
+        return self._sentinel.leaving
+
+    @property
     def name(self) -> str:
         """This worker's, which no other has."""
         return self._sentinel.me.name

@@ -60,6 +60,20 @@ class Lineage:
         if self._estate is not None:
             self._estate.earlier = None
 
+    def change(self, reason: str) -> None:
+        """Somebody comes or goes, and all have said so to each other: hand over, and regroup. Collective.
+
+        Raises:
+            Expelled: this worker has asked to go.
+            QuorumLost, StateLost: as `regroup` does.
+        """
+        if self._estate is not None and self._gradients:
+            try:
+                self._estate.hand_over(self._company.leaving)
+            except CommunicationError as error:  # another one was lost meanwhile: mirrors must do
+                reason = str(error)
+        self.regroup(reason)
+
     def regroup(self, reason: str) -> None:
         """Leave the epoch under way and go on with those who are left. Collective among them.
 

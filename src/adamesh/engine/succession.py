@@ -14,7 +14,7 @@ meanwhile, all of it begins again with those who are left then.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -51,6 +51,9 @@ class Estate:
     engine: Engine
     earlier: Engine | None = None
     """The engine before that: some workers may not have come further, until a step is made in the new epoch."""
+    handed: list[HeldRun] = field(default_factory=list)
+    """What those who go have left here, after `handed_at` steps."""
+    handed_at: int = -1
 
     @property
     def transaction(self) -> Transaction:
@@ -63,7 +66,26 @@ class Estate:
         if self.earlier is not None:
             at = self.earlier.transaction.step_number
             runs += _runs(self.earlier) if at == self.transaction.step_number else []
-        return runs
+        return runs + (self.handed if self.handed_at == self.transaction.step_number else [])
+
+    def hand_over(self, leaving: bool) -> None:
+        """Before a change that is planned: who stays gets the slices of those who go. Collective in the old epoch.
+
+        Args:
+            leaving: this worker goes.
+        """
+        island = self.engine.mesh.shard
+        going = [bool(message[0]) for message in island.exchange(bytes([leaving]), "hand over")]
+        if not any(going) or all(going) or island.size == 1:
+            return
+        steps = {slot.name: slot.steps for slot in self.engine.slots}
+        wants: list[list[Want]] = [[] for _ in going]
+        for rank, goes in enumerate(going):
+            if goes:
+                heir = next(r for r in ((rank + d) % island.size for d in range(1, island.size)) if not going[r])
+                wants[heir] += _slices(self.engine, rank, steps)
+        self.handed = bequeathed(island, _runs(self.engine), wants)
+        self.handed_at = self.transaction.step_number
 
 
 @dataclass(frozen=True)
