@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -18,7 +19,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW, Optimizer
 
 from adamesh.bench.models import Workload
+from adamesh.company.terms import Terms
+from adamesh.company.workers import Workers
 from adamesh.optimizer import AdamW as MeshAdamW
+from adamesh.plan import Plan
 
 __all__ = ["KINDS", "Contender", "Kind", "build"]
 
@@ -83,7 +87,24 @@ def build(name: str, workload: Workload) -> Contender:
 
 
 def adamesh(workload: Workload, model: nn.Module) -> Contender:
-    optimizer = MeshAdamW(model.named_parameters(), **SETTINGS)
+    return _adamesh(workload, model, Plan())
+
+
+def company(workload: Workload, model: nn.Module) -> Contender:
+    return _adamesh(workload, model, Plan(mesh=_meet("company")))
+
+
+def redundant(workload: Workload, model: nn.Module) -> Contender:
+    return _adamesh(workload, model, Plan(mesh=_meet("redundant"), redundancy=2))
+
+
+def _meet(name: str) -> Workers:
+    store = PrefixStore(name, dist.distributed_c10d._get_default_store())
+    return Workers.found(store, dist.get_rank(), dist.get_world_size(), Terms(host="127.0.0.1", token=name))
+
+
+def _adamesh(workload: Workload, model: nn.Module, plan: Plan) -> Contender:
+    optimizer = MeshAdamW(model.named_parameters(), **SETTINGS, plan=plan)
 
     def bytes_sent() -> int:
         stats = optimizer.stats()
@@ -202,6 +223,18 @@ def bytes_of_state(optimizer: Optimizer) -> int:
 
 KINDS: Mapping[str, Kind] = {
     "adamesh": Kind("adamesh.AdamW on the plain model", adamesh, twin="local-share", sends="counted by the optimizer"),
+    "adamesh-elastic": Kind(
+        "the same among workers that may be lost, come and go: Plan(mesh=company)",
+        company,
+        twin="local-share",
+        sends="counted by the optimizer",
+    ),
+    "adamesh-elastic-2": Kind(
+        "the same with each slice of state kept twice: Plan(mesh=company, redundancy=2)",
+        redundant,
+        twin="local-share",
+        sends="counted by the optimizer",
+    ),
     "ddp": Kind(
         "DistributedDataParallel(gradient_as_bucket_view=True) + AdamW(fused=True)",
         ddp,

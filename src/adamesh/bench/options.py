@@ -20,7 +20,9 @@ __all__ = [
 ]
 
 ModelName = Literal["mlp", "transformer"]
-ContenderName = Literal["adamesh", "ddp", "zero", "fsdp2", "fsdp2-reshard", "floor"]
+ContenderName = Literal[
+    "adamesh", "adamesh-elastic", "adamesh-elastic-2", "ddp", "zero", "fsdp2", "fsdp2-reshard", "floor"
+]
 
 BASELINE: ContenderName = "ddp"
 """What all the others are compared with; it always takes part."""
