@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from adamesh.adam import Adam, AdamW
     from adamesh.checkpoint.load import load
     from adamesh.checkpoint.save import save
     from adamesh.checkpoint.saver import Saver
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from adamesh.guard import Guard
     from adamesh.lbfgs import LBFGS
     from adamesh.onebit import OneBitAdam
-    from adamesh.optimizer import Adam, AdamW, MeshOptimizer
+    from adamesh.optimizer import MeshOptimizer
     from adamesh.plan import Plan
     from adamesh.replicas import average_buffers, broadcast_module
     from adamesh.rivals import SGD, Adadelta, NAdam
@@ -94,8 +95,8 @@ _HOMES = {
     "Frozen": "codecs.frozen",
     "Cast": "codecs.cast",
     "Adadelta": "rivals",
-    "Adam": "optimizer",
-    "AdamW": "optimizer",
+    "Adam": "adam",
+    "AdamW": "adam",
     "AdameshError": "errors",
     "Async": "sync.asynchronous",
     "DiLoCo": "sync.diloco",

@@ -2,7 +2,6 @@
 
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,16 +17,15 @@ from adamesh.engine.bucket import LiveSlot
 from adamesh.engine.consensus import agreed
 from adamesh.engine.engine import Engine, without_params
 from adamesh.engine.fit import StateHead, check_fit, restore_group
-from adamesh.engine.islands_state import SHARED, own_runs_to_save, settle, sync_record
+from adamesh.engine.islands_state import own_runs_to_save, settle, sync_record
 from adamesh.engine.kernels import compiled_codecs
 from adamesh.engine.lineage import Lineage
 from adamesh.engine.meter import StepStats
-from adamesh.engine.residuals import RESIDUAL, fold
+from adamesh.engine.part import part_of, taken_apart, warn_of_dropped
+from adamesh.engine.residuals import fold
 from adamesh.engine.runs import HeldRun, PieceSource, StateSource
 from adamesh.engine.state_dict import (
-    export_mirrors,
     export_pieces,
-    export_residuals,
     fetch,
     gather_full,
     refresh_values,
@@ -44,15 +42,12 @@ from adamesh.errors import (
     StateLost,
 )
 from adamesh.plan import Plan
-from adamesh.rules.adam import Adam as AdamRule
 from adamesh.rules.base import Rule
 from adamesh.rules.row_modes import row_rule
 
-__all__ = ["Adam", "AdamW", "MeshOptimizer", "ParamsT", "common_device"]
+__all__ = ["MeshOptimizer", "ParamsT", "common_device"]
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
-
-_FORMAT = 1
 
 
 class MeshOptimizer(torch.optim.Optimizer):
@@ -383,33 +378,7 @@ class MeshOptimizer(torch.optim.Optimizer):
         ``residuals`` is what this worker's codecs have held back, where the plan has feedback; ``mirrors`` what it
         keeps of others' parts, where the plan has redundancy.
         """
-        head = self.head()
-        sync = {key: value for key, value in head.sync.items() if key != "heads"}  # those are for all islands together
-        state: dict[str, dict[str, Any]] = {
-            name: {"step": head.steps[name], "shape": list(param.shape), **head.scalars.get(name, {})}
-            for name, param in self.named_params()
-        }
-        for run in export_pieces(self.engine):
-            state[run.name] |= {"start": run.start, "stop": run.stop, **run.tensors}
-            if run.width != 1:
-                state[run.name]["width"] = run.width
-        residuals: dict[str, Any] = {}
-        for run in export_residuals(self.engine):
-            for key, tensor in run.tensors.items():
-                label = f"{key}/{run.name}"
-                label += f"/{run.start}" if label in residuals else ""  # fragments hold several runs of a parameter
-                residuals[label] = {"name": run.name, "start": run.start, "stop": run.stop, key: tensor}
-        mirrors = [
-            {"name": run.name, "start": run.start, "stop": run.stop, **run.tensors}
-            for run in export_mirrors(self.engine)
-        ]
-        return {
-            "adamesh": {"format": _FORMAT, "step": head.step, **({"sync": sync} if sync else {})},
-            "state": state,
-            **({"residuals": residuals} if residuals else {}),
-            **({"mirrors": mirrors} if mirrors else {}),
-            "param_groups": head.groups,
-        }
+        return part_of(self.engine, self.head())
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take back what :meth:`state_dict` gave on this worker of an equally large mesh; no collective.
@@ -417,33 +386,10 @@ class MeshOptimizer(torch.optim.Optimizer):
         Raises:
             CheckpointError: it is of another format, other parameters, or lacks elements this worker owns.
         """
-        head = state_dict.get("adamesh")
-        if not isinstance(head, Mapping) or head.get("format") != _FORMAT:
-            raise CheckpointError(
-                f"this state dict holds {sorted(map(str, state_dict))}, not a part that adamesh's state_dict() gave. "
-                "Load torch.optim's format with load_full_state_dict(), a checkpoint folder with adamesh.load()"
-            )
-        numbers = {
-            name: {key: float(entry[key]) for key in self._rule.scalars if key in entry}
-            for name, entry in state_dict["state"].items()
-        }
-        counts = {name: int(entry["step"]) for name, entry in state_dict["state"].items()}
-        entries = [{"name": name, **entry} for name, entry in state_dict["state"].items() if "start" in entry]
-        runs = [
-            HeldRun(e["name"], e["start"], e["stop"], _tensors(e), e.get("width", 1))
-            for e in [*entries, *state_dict.get("residuals", {}).values(), *state_dict.get("mirrors", ())]
-        ]
-        names = {slot.name: slot.name for slot in self.engine.slots}
-        for slot in self.engine.slots:
-            shape = state_dict["state"].get(slot.name, {}).get("shape", list(slot.param.shape))
-            if shape != list(slot.param.shape):
-                raise CheckpointError(
-                    f"the saved state is of a parameter {slot.name!r} of shape {shape}, this optimizer's is "
-                    f"{list(slot.param.shape)}: build the same model first"
-                )
-        self.check_fit(names, counts, state_dict["param_groups"])
-        source = PieceSource(runs, counts, numbers, head.get("sync", {}))
-        self.restore_from(source, state_dict["param_groups"], int(head["step"]))
+        source, step = taken_apart(self.engine, state_dict)
+        names = {name: name for name, _ in self.named_params()}
+        self.check_fit(names, source.counts, state_dict["param_groups"])
+        self.restore_from(source, state_dict["param_groups"], step)
 
     def refuse_if_broken(self) -> None:
         """Raise what an earlier ``step()`` left that makes the state unfit to be saved, if anything."""
@@ -481,20 +427,7 @@ class MeshOptimizer(torch.optim.Optimizer):
         Warns:
             UserWarning: the state has residuals of codecs, and this plan has no feedback to send them with.
         """
-        wire = self._plan.full_wire
-        if not wire.keeps_residuals and any(RESIDUAL in source.keys(name) for name, _ in self.named_params()):
-            warnings.warn(
-                "the saved state holds what codecs with feedback have held back of the gradients, and this plan has no "
-                f"feedback to send it with ({wire}): it is dropped. With the same wire it would be used",
-                stacklevel=3,
-            )
-        has_anchors = any({*SHARED} & {*source.keys(name)} for name, _ in self.named_params())
-        if has_anchors and self.engine.transaction.agreement.outer is None:
-            warnings.warn(
-                f"the saved state holds an anchor and its momentum, and sync={self._plan.sync} has none: it is "
-                "dropped, and training goes on from the mean of the islands' parameters. With DiLoCo it would be used",
-                stacklevel=3,
-            )
+        warn_of_dropped(self.engine, source, stacklevel=4)
         return fetch(self.engine, source)
 
     def check_fit(self, names: Mapping[str, str], saved: Iterable[str], groups: list[dict[str, Any]]) -> None:
@@ -607,56 +540,6 @@ class MeshOptimizer(torch.optim.Optimizer):
         return {**without_params(self.param_groups[index]), "params": self._names[index]}
 
 
-class AdamW(MeshOptimizer):
-    """AdamW (Loshchilov & Hutter 2019) on a mesh; ``torch.optim.AdamW``'s arguments, and a plan.
-
-    Example:
-        >>> model = nn.Linear(4, 2)
-        >>> optimizer = AdamW(model.parameters(), lr=3e-4)
-        >>> model(torch.ones(1, 4)).sum().backward()
-        >>> optimizer.step()
-    """
-
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: float | Tensor = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-2,
-        *,
-        amsgrad: bool = False,
-        maximize: bool = False,
-        plan: Plan | None = None,
-    ) -> None:
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        defaults |= {"amsgrad": amsgrad, "maximize": maximize}
-        super().__init__(params, defaults, AdamRule(decoupled=True), plan or Plan())
-
-
-class Adam(MeshOptimizer):
-    """Adam (Kingma & Ba 2015) on a mesh; ``torch.optim.Adam``'s arguments, and a plan.
-
-    Weight decay is coupled: it is added to the gradient, once, at the owner of a slice.
-    """
-
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: float | Tensor = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        *,
-        amsgrad: bool = False,
-        maximize: bool = False,
-        plan: Plan | None = None,
-    ) -> None:
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        defaults |= {"amsgrad": amsgrad, "maximize": maximize}
-        super().__init__(params, defaults, AdamRule(decoupled=False), plan or Plan())
-
-
 def common_device(named: Sequence[tuple[str, nn.Parameter]]) -> torch.device:
     """Where the parameters are; raises ParameterError for those that no optimizer here can train."""
     for name, param in named:
@@ -676,10 +559,6 @@ def _is_dtensor(param: Tensor) -> bool:
     # Importing DTensor costs most of a second; whoever has one has imported it.
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(param, module.DTensor)
-
-
-def _tensors(entry: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {key: value for key, value in entry.items() if isinstance(value, Tensor)}
 
 
 def _by_loss(error: BaseException) -> bool:

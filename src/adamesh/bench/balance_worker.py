@@ -12,13 +12,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from adamesh.adam import AdamW
 from adamesh.bench.quota import Quota
 from adamesh.bench.worker import bar
 from adamesh.comm.base import Mesh
 from adamesh.comm.local import LocalCommunicator
 from adamesh.data.elastic import ElasticSampler
 from adamesh.data.sampler import GlobalSampler, share
-from adamesh.optimizer import AdamW
 from adamesh.plan import Plan
 from adamesh.tasks.digits import Digits
 

@@ -18,10 +18,10 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW, Optimizer
 
+from adamesh.adam import AdamW as MeshAdamW
 from adamesh.bench.models import Workload
 from adamesh.company.terms import Terms
 from adamesh.company.workers import Workers
-from adamesh.optimizer import AdamW as MeshAdamW
 from adamesh.plan import Plan
 
 __all__ = ["KINDS", "Contender", "Kind", "build"]

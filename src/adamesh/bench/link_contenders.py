@@ -11,7 +11,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from adamesh.optimizer import AdamW
+from adamesh.adam import AdamW
 from adamesh.train.names import build_plan
 from adamesh.train.settings import PlanSettings
 from adamesh.train.sync_names import parse_sync

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel
 
+from adamesh.adam import AdamW
 from adamesh.bench.worker import bar
 from adamesh.codecs.lowrank import LowRank
-from adamesh.optimizer import AdamW
 from adamesh.plan import Plan
 from adamesh.wire import Wire
 

@@ -12,10 +12,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 
+from adamesh.adam import AdamW
 from adamesh.bench.worker import bar
 from adamesh.comm.base import Mesh
 from adamesh.comm.local import LocalCommunicator
-from adamesh.optimizer import AdamW
 from adamesh.plan import Plan
 from adamesh.sync.asynchronous import Async
 from adamesh.sync.base import Schedule
