@@ -1,6 +1,5 @@
 """AdamW and Adam on a mesh."""
 
-import torch
 from torch import Tensor
 
 from adamesh.optimizer import MeshOptimizer, ParamsT

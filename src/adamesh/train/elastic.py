@@ -25,7 +25,7 @@ from adamesh.tasks.base import Splits, Task
 from adamesh.train.bounds import Bounds
 from adamesh.train.evaluate import to_device
 from adamesh.train.events import Event
-from adamesh.train.members import Members, read_members, write_members
+from adamesh.train.members import Members, forget_members, read_members, write_members
 
 __all__ = ["DEPARTED", "EXPELLED", "Departed", "Elastic", "Word", "elastic_here", "warm_up"]
 
@@ -138,6 +138,11 @@ class Elastic:
             addresses = [(member.host, member.port) for member in self.company.members]
             epoch = self.company.formation.epoch
             write_members(folder, Members(os.environ["ADAMESH_TOKEN"], epoch, addresses))
+
+    def conclude(self, folder: Path) -> None:
+        """The run has ended: there is nobody to ask any more."""
+        if self.world.rank == 0:
+            forget_members(folder)
 
     def reconcile(self, mine: Word | None, model: nn.Module) -> tuple[Word, list[list[float]], bool]:
         """Tell each other how far everybody is. Collective among the workers of a new epoch.

@@ -93,6 +93,12 @@ class Recorder:
         if self._tensorboard is not None:
             self._tensorboard.close()
 
+    def go_back(self, steps: int) -> None:
+        """The run goes on from an earlier step: what was written of later ones is no longer so."""
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = MetricsFile(self._run.folder / "metrics.jsonl", steps)
+
     def _open(self, steps: int) -> bool:
         """Whether this worker writes; it may have become the first one after so many steps."""
         if self._metrics is None and self._run.workers.is_first:

@@ -1,10 +1,10 @@
 """The training loop: step, agree, log, evaluate, save; until the end, a plateau, or an interruption."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 
@@ -40,6 +40,7 @@ from adamesh.train.weights import load_weights
 
 __all__ = ["Trainer"]
 
+T = TypeVar("T")
 Reason = Literal["finished", "tolerance", "time", "early-stop", "interrupted"]
 
 _MOST_EVALUATIONS = 50
@@ -164,8 +165,10 @@ class Trainer:
         if reason == "interrupted":
             saved = f"step {self.totals.steps} is saved; go on with: adamesh resume {self._run.folder}"
             self._recorder.event(self.totals.steps, "interrupted", saved)
-        summary = self._summary(reason, parameters)
+        summary = self._surely(lambda: self._summary(reason, parameters))
         self._recorder.conclude(summary)
+        if self._elastic is not None:
+            self._elastic.conclude(self._run.folder)
         return summary
 
     def _loop(self, interruption: Interruption) -> Reason:
@@ -182,8 +185,18 @@ class Trainer:
                 if self._elastic is None:
                     raise
                 self._go_on_after(error)
-        self._best_checkpoint.finish()
+        self._surely(self._best_checkpoint.finish)
         return reason
+
+    def _surely(self, act: Callable[[], T]) -> T:
+        """Something that all do together, with those who are left if some are lost meanwhile."""
+        while True:
+            try:
+                return act()
+            except CommunicationError as error:
+                if self._elastic is None:
+                    raise
+                self._go_on_after(error)
 
     def _turn(self, interruption: Interruption, pace: "Pace") -> Reason | None:
         """A step, and what is due after it; the same answer on every worker."""
@@ -302,6 +315,7 @@ class Trainer:
         self._recorder.event(self.totals.steps, "rollback", str(error))
         self._stepper.regrouped()
         self._restore()
+        self._recorder.go_back(self.totals.steps)
         self._elastic.settle(self._run.folder)
 
     def _reconcile(self, *, newcomer: bool = False) -> None:
