@@ -312,6 +312,7 @@ class Trainer:
         if not self._checkpoints.candidates():
             raise error
         self._untold, self._owed = Untold(), None
+        self._take_down_changes(self._elastic)
         self._recorder.event(self.totals.steps, "rollback", str(error))
         self._stepper.regrouped()
         self._restore()
@@ -334,13 +335,16 @@ class Trainer:
         given = elastic.hand_over(None if behind else self._word())
         if behind:
             self._take_over(given)
-        for event in elastic.events():
-            self._recorder.event(event.step, event.kind, event.message)
+        self._take_down_changes(elastic)
         elastic.publish(self._run.folder)
         if elastic.world.size < elastic.bounds.least:
             assert isinstance(self.optimizer, MeshOptimizer)
             elastic.await_others(self.optimizer.regroup)
             self._reconcile()
+
+    def _take_down_changes(self, elastic: Elastic) -> None:
+        for event in elastic.events():
+            self._recorder.event(event.step, event.kind, event.message)
 
     def _word(self) -> Word:
         beside = {"recent": self._plateau.recent, "best": self._best.state, "ledger": self._ledger.saved()}
