@@ -21,8 +21,8 @@ train: $(READY)  ## train on the embedded handwritten digits with two workers; n
 test: $(READY)  ## all tests, including real processes and doctests
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-soak: $(READY)  ## the tests that take minutes: a thousand steps under every codec, ...
-	@$(BIN)/pytest -n 2 -m soak $(ARGS)
+soak: $(READY)  ## all tests, and all cases of each: every operation, every byte, a thousand steps; half an hour
+	@ADAMESH_TESTS=all $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "" -o timeout=1200 $(ARGS)
 
 check: $(READY)  ## style, types and floors, in seconds; names all that is wrong, not the first
 	@failed=0; \

@@ -20,6 +20,7 @@ from adamesh.errors import CheckpointError, PeerLost
 from tests.checkpoint.faulty_disk import AFTER, HALF_WAY, MOMENTS, FaultyDisk, Killed, kill_thread
 from tests.checkpoint.test_cut_short import COARSE, NEW, OLD, holds, takes_the_next_save
 from tests.checkpoint.trainee import Snapshot, Trainee, Whole, trained, whole
+from tests.thorough import THOROUGH, some
 
 
 class SlowDisk(FaultyDisk):
@@ -110,12 +111,13 @@ def test_a_worker_killed_at_any_operation_behind_training_leaves_the_old_or_the_
         shutil.copytree(scene, tmp_path / "counted")
     assert save_behind(tmp_path / "counted", counting) == [None, None]
     seen = {"old": 0, "new": 0}
-    for rank, number, moment in [
+    cases = [
         (r, n, m)
         for r in range(2)
         for n in range(len(counting[r].operations))
         for m in (MOMENTS if before == "old" else (HALF_WAY,))
-    ]:
+    ]
+    for rank, number, moment in some(cases, 10):
         folder = tmp_path / f"{rank}-{number}-{moment}"
         if old is not None:
             shutil.copytree(scene, folder)
@@ -130,7 +132,7 @@ def test_a_worker_killed_at_any_operation_behind_training_leaves_the_old_or_the_
         seen["new" if finished else "old"] += 1
         if moment == HALF_WAY and number % 3 == 0:
             takes_the_next_save(folder, new)
-    assert min(seen.values()) >= 2
+    assert min(seen.values()) >= 1
 
 
 def disk_full() -> None:
@@ -245,7 +247,7 @@ def test_workers_lost_at_any_message_of_a_save_behind_training_leave_the_old_or_
 
     world = ThreadWorld(1, 2)
     [begin, _], end = world.run(live, tmp_path / "counted"), world.num_operations[0]
-    for fault in [Kill(rank, message) for rank in range(2) for message in range(begin, end)]:
+    for fault in some([Kill(rank, message) for rank in range(2) for message in range(begin, end)], 6):
         folder = tmp_path / f"{fault}"
         shutil.copytree(tmp_path / "old", folder)
         world = ThreadWorld(1, 2, [fault])
@@ -268,8 +270,8 @@ def test_snapshots_of_a_gpu_are_in_pinned_memory(tmp_path):
 
 
 def test_a_training_killed_at_a_random_moment_leaves_a_checkpoint_of_one_step_or_none(tmp_path):
-    """Twenty real kills of trainings that save all the time, in folders that the killed one before has left."""
-    kills = 20
+    """Real kills of trainings that save all the time, in folders that the killed one before has left."""
+    kills = 20 if THOROUGH else 5
     command = [sys.executable, "-m", "tests.checkpoint.killed_trainee", str(tmp_path), str(kills)]
     subprocess.run(command, cwd=Path(__file__).parents[2], check=True, timeout=100)
     manifests = {}

@@ -13,6 +13,7 @@ from adamesh.comm.local import LocalCommunicator
 from adamesh.comm.threads import ThreadWorld
 from adamesh.errors import CheckpointError
 from tests.checkpoint.trainee import Trainee, trained
+from tests.thorough import some
 
 SHAPE = (1, 2)
 NUM_FLIPS = 300
@@ -102,7 +103,7 @@ def test_a_flipped_byte_in_the_manifest_is_noticed_by_all_before_anything_is_cha
 
 def test_no_byte_of_the_manifest_can_be_altered_unnoticed_line_endings_included(folder, tmp_path):
     content = (folder / MANIFEST).read_bytes()
-    for position, byte in enumerate(content):
+    for position, byte in some(enumerate(content), 600):
         bits = ord("\n") ^ ord("\r") if byte == ord("\n") else 1 << position % 8
         apply(flipped(tmp_path / MANIFEST, content, position, bits))
         with pytest.raises(CheckpointError):
@@ -111,7 +112,7 @@ def test_no_byte_of_the_manifest_can_be_altered_unnoticed_line_endings_included(
 
 def test_no_cut_through_the_manifest_goes_unnoticed(folder, tmp_path):
     content = (folder / MANIFEST).read_bytes()
-    for length in range(len(content)):
+    for length in some(range(len(content)), 300):
         apply(Damage(tmp_path / MANIFEST, "cut", content[:length]))
         with pytest.raises(CheckpointError):
             read_manifest(tmp_path)

@@ -18,6 +18,7 @@ from tests.faults.training import (
     points,
     undisturbed,
 )
+from tests.thorough import some
 
 
 def expected_end(shape: Shape, fault: Fault, rank: int, silence: type[AdameshError]) -> tuple[int, type | None]:
@@ -59,7 +60,7 @@ def refuses_to_go_on(report: Report, error: type[AdameshError], tmp_path) -> Non
 
 @pytest.mark.parametrize("shape", MESHES, ids=mesh_id)
 def test_a_worker_killed_at_any_operation_is_missed_by_all_others_at_the_right_step(shape, tmp_path):
-    for victim, operation in points(shape):
+    for victim, operation in some(points(shape), 30):
         fault = Kill(victim, operation)
         run = Run(shape, [fault]).go()
         for rank in range(len(run.reports)):
@@ -69,7 +70,7 @@ def test_a_worker_killed_at_any_operation_is_missed_by_all_others_at_the_right_s
 
 @pytest.mark.parametrize("shape", MESHES, ids=mesh_id)
 def test_a_message_lost_at_any_operation_is_missed_by_all_at_the_right_step(shape, tmp_path):
-    for victim, operation in points(shape):
+    for victim, operation in some(points(shape), 30):
         fault = Drop(victim, operation)
         run = Run(shape, [fault]).go()
         for rank in range(len(run.reports)):
