@@ -20,7 +20,7 @@ from adamesh.comm.threads import ThreadWorld
 from tests.checkpoint.faulty_disk import FaultyDisk
 from tests.checkpoint.trainee import ALL_IN_ONE_BUCKET, Recipe, Trainee
 
-LONGEST_S = 0.3
+LONGEST_S = 1.0
 COARSE = Recipe(bucket_mb=ALL_IN_ONE_BUCKET)
 
 

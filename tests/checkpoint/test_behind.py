@@ -281,7 +281,7 @@ def test_a_training_killed_at_a_random_moment_leaves_a_checkpoint_of_one_step_or
             manifests[folder] = read_manifest(folder)
         else:
             holds(folder, None)
-    assert len(manifests) >= kills // 4
+    assert len(manifests) >= kills // 5
     path = every_step(max(manifest.extra["steps"] for manifest in manifests.values()))
     for folder, manifest in manifests.items():
         assert trained((1, 1), range(0), COARSE, load=folder) == path[manifest.extra["steps"]]

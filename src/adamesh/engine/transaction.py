@@ -233,6 +233,7 @@ class Transaction:
         self.reducer.step_number = step_number
         self.reducer.islands_agree = self._schedule.at(step_number).gradients
         self.reducer.turn_to(step_number)
+        self.reducer.lost = None
         self.broken = None
 
     @property

@@ -157,6 +157,7 @@ class Pushing:
         """A step has ended, or a checkpoint was loaded."""
         self.step_number = step_number
         self._reducer.step_number = step_number
+        self._reducer.lost = None
         self.broken = None
 
     def restart(self) -> None:
@@ -248,7 +249,7 @@ class Pushing:
             passage.numbers = self._desk.numbers(bucket)
             for slot in bucket.slots:
                 slot.steps += slot.param.grad is not None and not slot.value.numel()
-        self._reducer.flush()
+        self._reducer.depart()
 
     def _land(self, outstanding: int) -> None:
         """Take answers until no more than so many pushes of each bucket wait for theirs."""
