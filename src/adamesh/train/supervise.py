@@ -17,11 +17,11 @@ from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs, PContext, start_processes
 
+from adamesh.company.members import read_members
 from adamesh.train import failure
 from adamesh.train.elastic import DEPARTED, EXPELLED
 from adamesh.train.failure import Failure
 from adamesh.train.launch import Outcome, Stop, defaults, launcher_log, next_folder
-from adamesh.train.members import read_members
 
 __all__ = ["Founding", "run_company"]
 
