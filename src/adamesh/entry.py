@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from torch.distributed import HashStore, TCPStore  # type: ignore[attr-defined]
+import torch.distributed as dist
+from torch.distributed import HashStore, PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from adamesh.company.events import Change
 from adamesh.company.members import Members, read_members, write_members
@@ -127,6 +128,10 @@ def enter(
             "MASTER_ADDR as torchrun does"
         )
     rank = int(environment["RANK"])
+    if dist.is_initialized() and dist.get_world_size() == size:
+        # Somebody, Ray Train perhaps, has let them meet already, and serves a store at that address.
+        met = PrefixStore("adamesh", dist.distributed_c10d._get_default_store())
+        return Workers.found(met, rank, size, terms, tell)
     if environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         # torchrun's agent serves a store there already.
         store = TCPStore(master, int(environment["MASTER_PORT"]), size, is_master=False)
