@@ -23,14 +23,23 @@ if TYPE_CHECKING:
     from adamesh.codecs.topk import TopK
     from adamesh.codecs.warmup import Warmup
     from adamesh.data.elastic import ElasticSampler
-    from adamesh.errors import AdameshError, IncompatiblePlan
+    from adamesh.entry import elastic, surviving
+    from adamesh.errors import (
+        AdameshError,
+        CheckpointError,
+        CommunicationError,
+        Expelled,
+        IncompatiblePlan,
+        QuorumLost,
+        StateLost,
+    )
     from adamesh.groups import param_groups
     from adamesh.guard import Guard
     from adamesh.lbfgs import LBFGS
     from adamesh.onebit import OneBitAdam
     from adamesh.optimizer import MeshOptimizer
     from adamesh.plan import Plan
-    from adamesh.replicas import average_buffers, broadcast_module
+    from adamesh.replicas import average_buffers, broadcast_buffers, broadcast_module
     from adamesh.rivals import SGD, Adadelta, NAdam
     from adamesh.scaler import GradScaler
     from adamesh.sync.asynchronous import Async
@@ -50,10 +59,13 @@ __all__ = [
     "AdameshError",
     "Async",
     "Cast",
+    "CheckpointError",
+    "CommunicationError",
     "DiLoCo",
     "ElasticSampler",
     "EveryH",
     "EveryStep",
+    "Expelled",
     "Feedback",
     "Frozen",
     "GradScaler",
@@ -69,17 +81,22 @@ __all__ = [
     "Nesterov",
     "OneBitAdam",
     "Plan",
+    "QuorumLost",
     "Saver",
     "Sign",
     "Stale",
+    "StateLost",
     "TopK",
     "Warmup",
     "Wire",
     "average_buffers",
+    "broadcast_buffers",
     "broadcast_module",
+    "elastic",
     "load",
     "param_groups",
     "save",
+    "surviving",
 ]
 __version__ = "0.1.0"
 
@@ -98,6 +115,11 @@ _HOMES = {
     "Adam": "adam",
     "AdamW": "adam",
     "AdameshError": "errors",
+    "CheckpointError": "errors",
+    "CommunicationError": "errors",
+    "Expelled": "errors",
+    "QuorumLost": "errors",
+    "StateLost": "errors",
     "Async": "sync.asynchronous",
     "DiLoCo": "sync.diloco",
     "Nesterov": "sync.outer",
@@ -118,10 +140,13 @@ _HOMES = {
     "SGD": "rivals",
     "Saver": "checkpoint.saver",
     "average_buffers": "replicas",
+    "broadcast_buffers": "replicas",
     "broadcast_module": "replicas",
+    "elastic": "entry",
     "load": "checkpoint.load",
     "param_groups": "groups",
     "save": "checkpoint.save",
+    "surviving": "entry",
 }
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from adamesh.comm.base import Communicator
 from adamesh.comm.process_group import shared_mesh
 
-__all__ = ["average_buffers", "broadcast_module"]
+__all__ = ["average_buffers", "broadcast_buffers", "broadcast_module"]
 
 
 def broadcast_module(module: nn.Module, comm: Communicator | None = None) -> None:
@@ -19,13 +19,17 @@ def broadcast_module(module: nn.Module, comm: Communicator | None = None) -> Non
         module: the same on every worker, on one device.
         comm: among whom; None: the default process group.
     """
-    tensors = [*module.parameters(), *module.buffers()]
-    comm = comm or _everybody(tensors)
-    with torch.no_grad():
-        for tensor in tensors:
-            value = tensor.detach().contiguous()
-            comm.broadcast(value, src=0).wait()
-            tensor.copy_(value)
+    _broadcast([*module.parameters(), *module.buffers()], comm)
+
+
+def broadcast_buffers(module: nn.Module, comm: Communicator | None = None) -> None:
+    """Give every worker the first worker's buffers: among workers that come and go, for those who have just come.
+
+    Args:
+        module: the same on every worker, on one device.
+        comm: among whom; None: the default process group.
+    """
+    _broadcast(list(module.buffers()), comm)
 
 
 def average_buffers(module: nn.Module, comm: Communicator | None = None) -> None:
@@ -57,6 +61,15 @@ def average_buffers(module: nn.Module, comm: Communicator | None = None) -> None
                 value = buffer.contiguous()
                 comm.broadcast(value, src=0).wait()
                 buffer.copy_(value)
+
+
+def _broadcast(tensors: list[Tensor], comm: Communicator | None) -> None:
+    comm = comm or _everybody(tensors)
+    with torch.no_grad():
+        for tensor in tensors:
+            value = tensor.detach().contiguous()
+            comm.broadcast(value, src=0).wait()
+            tensor.copy_(value)
 
 
 def _everybody(tensors: list[Tensor]) -> Communicator:

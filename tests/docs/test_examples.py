@@ -3,6 +3,7 @@
 import json
 import re
 import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,18 @@ def test_the_plain_loop_learns_alone(capsys: pytest.CaptureFixture[str]) -> None
 def test_the_plain_loop_learns_on_two_workers(tmp_path: Path) -> None:
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
     assert loss_in(run(tmp_path, *launcher, str(EXAMPLES / "plain_loop.py"))) < 0.01
+
+
+def test_the_elastic_loop_learns_alone_and_leaves_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ADAMESH_TOKEN", "secret")
+    monkeypatch.setattr(sys, "argv", ["elastic_loop.py", str(tmp_path)])
+    handler = signal.getsignal(signal.SIGTERM)
+    runpy.run_path(str(EXAMPLES / "elastic_loop.py"), run_name="__main__")
+    signal.signal(signal.SIGTERM, handler)
+    assert loss_in(capsys.readouterr().out) < 0.05
+    assert (tmp_path / "checkpoint" / "manifest.json").is_file()
 
 
 def test_the_task_of_one_s_own_trains(tmp_path: Path) -> None:

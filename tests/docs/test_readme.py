@@ -34,13 +34,24 @@ def test_every_python_block_runs_alone_and_on_two_workers(tmp_path: Path, number
     assert loss < 0.1, "the program is meant to learn"
 
 
-@pytest.mark.parametrize("page", ["guard.md", "sparse.md"])
+@pytest.mark.parametrize("page", ["elastic.md", "guard.md", "sparse.md"])
 def test_the_first_block_of_a_page_runs(page: str) -> None:
     page = (README.parent / "docs" / page).read_text()
     exec(re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)[0], {})
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/compare.md", "docs/guard.md", "docs/sparse.md", "docs/tour.md"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "README.md",
+        "docs/compare.md",
+        "docs/elastic.md",
+        "docs/guard.md",
+        "docs/multi-machine.md",
+        "docs/sparse.md",
+        "docs/tour.md",
+    ],
+)
 def test_relative_links_lead_somewhere(page: str) -> None:
     file = README.parent / page
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", file.read_text()):

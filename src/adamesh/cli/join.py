@@ -38,8 +38,8 @@ def run(argv: Sequence[str]) -> int:
     """Add workers to a run and follow them to its end; returns the exit code."""
     options = parse(Options, argv, command="adamesh join", description=_DESCRIPTION)
     from adamesh.cli.following import follow
+    from adamesh.company.members import read_members
     from adamesh.train.config import load_config
-    from adamesh.train.members import read_members
     from adamesh.train.supervise import Founding
 
     folder, shown = options.folder.resolve(), os.path.relpath(options.folder)

@@ -18,14 +18,15 @@ from torch import nn
 
 from adamesh.comm.base import Communicator
 from adamesh.company.events import Change
+from adamesh.company.members import Members, forget_members, read_members, write_members
 from adamesh.company.workers import Workers as Company
-from adamesh.elastic import enter
+from adamesh.entry import enter
 from adamesh.errors import ConfigurationError, QuorumLost
+from adamesh.replicas import broadcast_buffers
 from adamesh.tasks.base import Splits, Task
 from adamesh.train.bounds import Bounds
 from adamesh.train.evaluate import to_device
 from adamesh.train.events import Event
-from adamesh.train.members import Members, forget_members, read_members, write_members
 
 __all__ = ["DEPARTED", "EXPELLED", "Departed", "Elastic", "Word", "elastic_here", "warm_up"]
 
@@ -163,11 +164,7 @@ class Elastic:
         telling = [word.untold for word in words if word.steps == furthest.steps and len(word.untold)]
         sums = [[sum(shares) for shares in zip(*step, strict=True)] for step in zip(*telling, strict=False)]
         if None in found:
-            with torch.no_grad():
-                for buffer in model.buffers():
-                    value = buffer.contiguous()
-                    world.broadcast(value, src=0).wait()
-                    buffer.copy_(value)
+            broadcast_buffers(model, world)
         self._epoch = self.company.formation.epoch
         behind = mine is None or mine.steps < furthest.steps or len(mine.untold) < len(sums)
         return furthest, sums, behind

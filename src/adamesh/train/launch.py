@@ -130,13 +130,19 @@ class _Folders(LogsSpecs):
 
 
 class Stop:
-    """The first signal asks the workers to finish their step, save and end; the second kills them."""
+    """The first signal asks the workers to finish their step, save and end; the second kills them.
+
+    Args:
+        on_stop: called at the first signal.
+        passed_on: what workers get in place of a signal; SIGINT ends the whole run.
+    """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-    def __init__(self, on_stop: Callable[[], None]) -> None:
+    def __init__(self, on_stop: Callable[[], None], passed_on: Callable[[int], int] = lambda _: signal.SIGINT) -> None:
         self.requested = False
         self._on_stop = on_stop
+        self._passed_on = passed_on
         self._ended = threading.Event()
         self._not_workers = {child.pid for child in psutil.Process().children()}
         self._previous: dict[int, signal._HANDLER] = {}
@@ -169,9 +175,9 @@ class Stop:
             raise KeyboardInterrupt
         self.requested = True
         self._on_stop()
-        threading.Thread(target=self._pass_on, daemon=True).start()
+        threading.Thread(target=self._pass_on, args=(self._passed_on(number),), daemon=True).start()
 
-    def _pass_on(self) -> None:
+    def _pass_on(self, number: int) -> None:
         told: set[int] = set()
         # Workers may still be starting: look again until there are none.
         while not self._ended.wait(0.1):
@@ -179,7 +185,7 @@ class Stop:
                 if worker.pid not in told:
                     told.add(worker.pid)
                     try:
-                        worker.send_signal(signal.SIGINT)
+                        worker.send_signal(number)
                     except psutil.NoSuchProcess:
                         continue
 
@@ -195,10 +201,14 @@ def _of_worker(rank: int, ended: object) -> Failure:
 
 def next_folder(logs: Path) -> Path:
     """A new numbered folder for the logs of one start."""
-    number = 1 + max((int(f.name) for f in logs.iterdir() if f.name.isdecimal()), default=0)
-    folder = logs / str(number)
-    folder.mkdir()
-    return folder
+    while True:
+        number = 1 + max((int(f.name) for f in logs.iterdir() if f.name.isdecimal()), default=0)
+        folder = logs / str(number)
+        try:
+            folder.mkdir()
+        except FileExistsError:  # another machine of the run was quicker
+            continue
+        return folder
 
 
 def _log(folder: Path, rank: int) -> Path:

@@ -6,6 +6,7 @@ newcomer, or, if nobody is left, as a founder that goes on from the newest check
 """
 
 import secrets
+import signal
 import socket
 import sys
 import tempfile
@@ -17,15 +18,17 @@ from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs, PContext, start_processes
 
+from adamesh.company.members import Members, read_members, write_members
+from adamesh.errors import ConfigurationError
 from adamesh.train import failure
 from adamesh.train.elastic import DEPARTED, EXPELLED
 from adamesh.train.failure import Failure
 from adamesh.train.launch import Outcome, Stop, defaults, launcher_log, next_folder
-from adamesh.train.members import read_members
 
 __all__ = ["Founding", "run_company"]
 
 _LOOK_EVERY_S = 0.02
+_AWAIT_S = 120.0
 _TOGETHER_S = 0.1
 """Workers that are killed at once are seen one after the other."""
 _MOST_STARTS = 20
@@ -75,6 +78,12 @@ class _Crew:
     generation: int = 0
     """How often all have been started anew."""
 
+    def passed_on(self, number: int) -> int:
+        """A machine that is asked to end lets its workers go, if others go on; else the whole run ends, and saves."""
+        known = read_members(self.folder)
+        others = known is not None and len(known.addresses) > self.nproc
+        return signal.SIGTERM if number == signal.SIGTERM and others else signal.SIGINT
+
 
 def run_company(
     module: str, arguments: Sequence[str], *, nproc: int, folder: Path, founding: Founding, on_stop: Callable[[], None]
@@ -93,12 +102,11 @@ def run_company(
         KeyboardInterrupt: a second signal came in; the workers have been killed.
     """
     logs = next_folder(folder / "logs")
-    known = read_members(folder)
-    token = known.token if known is not None and not founding.size else secrets.token_hex(16)
+    token = _token(folder, founding)
     with tempfile.TemporaryDirectory(prefix="adamesh-") as records:
         crew = _Crew(folder, logs, Path(records), (module, *arguments), founding, token, nproc)
         alone = founding.address == "127.0.0.1"
-        with launcher_log(logs / "launcher.log"), defaults(nproc, alone=alone), Stop(on_stop) as stop:
+        with launcher_log(logs / "launcher.log"), defaults(nproc, alone=alone), Stop(on_stop, crew.passed_on) as stop:
             supervisors = [
                 threading.Thread(target=_supervise, args=(crew, number, stop), daemon=True) for number in range(nproc)
             ]
@@ -108,6 +116,27 @@ def run_company(
                 while supervisor.is_alive():
                     supervisor.join(0.2)  # in pieces: signals are taken by this thread
         return _outcome(crew, stop.requested)
+
+
+def _token(folder: Path, founding: Founding) -> str:
+    """The run's secret: made by the machine of the first founder, which leaves it in the run's folder for the others.
+
+    Raises:
+        ConfigurationError: it does not.
+    """
+    if founding.first == 0 and founding.size:
+        token = secrets.token_hex(16)
+        write_members(folder, Members(token, -1, ()))
+        return token
+    deadline = time.monotonic() + _AWAIT_S
+    while (known := read_members(folder)) is None:
+        if time.monotonic() >= deadline:
+            raise ConfigurationError(
+                f"{folder}: no members.json within {_AWAIT_S:.0f} s: the first machine has not begun the run, or it "
+                "has ended; see that the folder is on a disk that all machines see"
+            )
+        time.sleep(_LOOK_EVERY_S)
+    return known.token
 
 
 def _outcome(crew: _Crew, stopped: bool) -> Outcome:

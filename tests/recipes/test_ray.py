@@ -1,0 +1,57 @@
+"""The recipes for Ray run on a local cluster of two workers. Skipped where ray is not installed."""
+
+import os
+import runpy
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+ray = pytest.importorskip("ray")
+RECIPES = Path(__file__).parents[2] / "docs" / "recipes"
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # Ray's own, of which there are many
+    pytest.mark.timeout(300),
+]
+
+
+@pytest.fixture
+def cluster():
+    # Workers find adamesh where this process has found it.
+    ray.init(
+        num_cpus=3, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}}
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_ray_train_trains_with_the_optimizer_over_its_process_group(tmp_path):
+    pytest.importorskip("ray.train.torch")
+    recipe = runpy.run_path(str(RECIPES / "ray_train.py"))
+    result = recipe["fit"](tmp_path, 2)
+    assert result.metrics["steps"] == 160
+    assert result.metrics["loss"] < 0.5
+    assert (tmp_path / "checkpoint" / "manifest.json").is_file()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_of_two_actors_one_is_killed_and_another_joins_and_both_come_to_the_end(tmp_path):
+    recipe = runpy.run_path(str(RECIPES / "ray_elastic.py"))
+    founders = [recipe["Worker"].remote() for _ in range(2)]
+    victim = ray.get(founders[1].pid.remote())
+
+    def kill() -> None:
+        while not (tmp_path / "members.json").exists():
+            time.sleep(0.05)
+        os.kill(victim, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    ends = recipe["follow"](tmp_path, founders)
+    killer.join()
+    assert ends
+    assert {end["steps"] for end in ends} == {400}
+    assert max(end["changes"] for end in ends) >= 1
