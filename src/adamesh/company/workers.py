@@ -31,6 +31,8 @@ class Workers(Company):
     def __init__(self, label: str, terms: Terms, tell: Callable[[Change], None]) -> None:
         self.changes: list[Change] = []
         """Who has come and gone, oldest first."""
+        self.listen: Callable[[int, str], None] | None = None
+        """Called with all that is noted, by the thread that notes it, and with "regroup" when that begins."""
         self._terms = terms
         self._tell = tell
         self._meeting: Meeting | None = None
@@ -123,6 +125,8 @@ class Workers(Company):
         self._sentinel.step = step
         self._sentinel.phase = phase
         self._sentinel.moves += 1
+        if self.listen is not None:
+            self.listen(step, phase)
 
     def leave(self) -> None:
         """Ask to go: the company becomes restless, and regroups without this worker, whose `regroup` raises."""
@@ -137,6 +141,8 @@ class Workers(Company):
 
     def regroup(self, reason: str) -> Formation:
         # A planned change: the others may still be reading the last of the step that ends the epoch.
+        if self.listen is not None:
+            self.listen(self._sentinel.step, "regroup")
         epoch = self.formation.epoch
         broken = self._sentinel.broken >= epoch or not self.restless
         if broken:

@@ -147,6 +147,8 @@ class Trainer:
         try:
             with Interruption(None if self._elastic is None else self._elastic.leave) as interruption:
                 reason = self._loop(interruption)
+                self._tell_of_the_end(reason)
+                summary = self._concluded(reason, parameters)
         except Exception as error:
             for folder in (self._checkpoints, self._best_checkpoint):
                 folder.close()
@@ -158,15 +160,27 @@ class Trainer:
             if self._stretches is not None:
                 self._stretches.close()
             self._recorder.end()
+        self._recorder.conclude(summary)
+        return summary
+
+    def _tell_of_the_end(self, reason: Reason) -> None:
         if reason != "interrupted" and "frozen_after" in self.optimizer.param_groups[0] and not self._frozen:
             late = "second moments have not settled, nothing was coded: lower optim.betas[1] or set optim.freeze_at"
             self._recorder.event(self.totals.steps, "not-frozen", late)
         if reason == "interrupted":
             saved = f"step {self.totals.steps} is saved; go on with: adamesh resume {self._run.folder}"
             self._recorder.event(self.totals.steps, "interrupted", saved)
-        summary = self._summary(reason, parameters)
-        self._recorder.conclude(summary)
-        return summary
+
+    def _concluded(self, reason: Reason, parameters: int) -> Summary:
+        """The last that workers do together; who is lost meanwhile is not needed for it."""
+        while True:
+            try:
+                self._best_checkpoint.finish()
+                return self._summary(reason, parameters)
+            except (CommunicationError, StateLost) as error:
+                if self._elastic is None:
+                    raise
+                self._go_on_after(error)
 
     def _loop(self, interruption: Interruption) -> Reason:
         total_steps = self._run.total_steps()
@@ -182,7 +196,6 @@ class Trainer:
                 if self._elastic is None:
                     raise
                 self._go_on_after(error)
-        self._best_checkpoint.finish()
         return reason
 
     def _turn(self, interruption: Interruption, pace: "Pace") -> Reason | None:
