@@ -183,7 +183,8 @@ class Workers(Company):
                 if roster is not None and roster.epoch > after:
                     return roster
                 left_s = deadline - time.monotonic()
-                if left_s <= 0:
+                unheard = roster is None and sentinel.silence_s > self._terms.patience.start_s
+                if left_s <= 0 or unheard:
                     raise QuorumLost(self._why_no_quorum(roster))
                 sentinel.changed.wait(min(left_s, _RECHECK_S))
 
@@ -248,7 +249,7 @@ class Workers(Company):
     def _why_no_quorum(self, roster: Roster | None) -> str:
         if roster is None:
             return (
-                "no member let this worker in: see whether the addresses and the token are those of a run that goes on"
+                "no member lets this worker in: see whether the addresses and the token are those of a run that goes on"
             )
         return (
             f"of the {len(roster.members)} workers of epoch {roster.epoch} too few can be reached to be sure that the "

@@ -8,18 +8,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from adamesh.drill.names import FaultName
-from adamesh.drill.notes import MADE, REGROUP, Worker
+from adamesh.drill.notes import REGROUP, WHOLE_STEP, Worker
 from adamesh.drill.session import Session
-from adamesh.train.rehearsal import order
+from adamesh.train.rehearsal import MADE, order
 
 __all__ = ["Hit", "Hitter"]
 
 _TIMEOUT_S = 90.0
 _ASLEEP_S = 0.3
 """How long a stopped worker stays stopped after the others have gone on without it."""
-_SLOW_S = 2.0
+_SLOW_S, _SLOW_STEPS = 2.0, 50
 _STOPPED_S, _RUNNING_S = 0.02, 0.01
-_JOIN_TIMEOUT_S = 60.0
+_MOST_STEPS = 12
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,9 @@ class Hitter:
             AdameshError: training does not go on.
         """
         self._await_whole()
-        self._session.rest(self._draw.uniform(0.2, 0.8))
+        begun, some = self._steps, self._draw.randint(2, _MOST_STEPS)
+        self._session.await_(lambda: self._steps >= begun + some, _TIMEOUT_S, f"{some} steps")
+        self._session.rest(self._draw.uniform(0.0, self._durations[WHOLE_STEP]))
         kinds: dict[FaultName, Callable[[Worker], Hit]] = {
             "kill": self._kill,
             "stop": self._stop,
@@ -84,7 +86,13 @@ class Hitter:
         def whole() -> bool:
             return len(self._session.notes.training) >= self._there
 
-        self._session.await_(whole, _TIMEOUT_S, f"{self._there} workers that train")
+        with self._session.slowly():
+            self._session.await_(whole, _TIMEOUT_S, f"{self._there} workers that train")
+
+    @property
+    def _steps(self) -> int:
+        """That were made."""
+        return max((worker.steps for worker in self._session.notes.training), default=0)
 
     # -- faults ------------------------------------------------------------------------------------------------
 
@@ -105,11 +113,13 @@ class Hitter:
         at_s = self._send(victim, signal.SIGSTOP)
         try:
             self._await_recovery(at_s, victim)
-            self._session.rest(_ASLEEP_S)
+            with self._session.slowly():
+                self._session.rest(_ASLEEP_S)
         finally:
             if victim.alive:
                 os.kill(victim.identity.pid, signal.SIGCONT)
-        self._session.await_(lambda: not victim.alive, _TIMEOUT_S, "the end of a worker that has woken up")
+        with self._session.slowly():
+            self._session.await_(lambda: not victim.alive, _TIMEOUT_S, "the end of a worker that has woken up")
         return self._after(at_s, "stop", victim)
 
     def _cut(self, victim: Worker) -> Hit:
@@ -120,22 +130,25 @@ class Hitter:
         hosts.cut(host)
         try:
             self._await_recovery(at_s, victim)
-            self._session.rest(_ASLEEP_S)
+            with self._session.slowly():
+                self._session.rest(_ASLEEP_S)
         finally:
             hosts.cut(host, connected=True)
-        self._session.await_(lambda: not victim.alive, _TIMEOUT_S, "the end of a worker that was cut off")
+        with self._session.slowly():
+            self._session.await_(lambda: not victim.alive, _TIMEOUT_S, "the end of a worker that was cut off")
         return self._after(at_s, "cut", victim)
 
     def _slow(self, victim: Worker) -> Hit:
         """A third of its speed, for some time."""
-        at_s, pid = time.monotonic(), victim.identity.pid
-        while time.monotonic() < at_s + _SLOW_S and victim.alive:
+        at_s, pid, begun = time.monotonic(), victim.identity.pid, self._steps
+        while time.monotonic() < at_s + _SLOW_S and victim.alive and self._steps < begun + _SLOW_STEPS:
             os.kill(pid, signal.SIGSTOP)
             try:
                 time.sleep(_STOPPED_S)
             finally:
                 os.kill(pid, signal.SIGCONT)
             time.sleep(_RUNNING_S)
+            self._session.notes.read()
         end_s = time.monotonic()
         self._session.await_(
             lambda: all(worker.first(MADE, end_s) for worker in self._session.notes.training),
@@ -153,9 +166,13 @@ class Hitter:
         at_s = time.monotonic()
         self._session.add(["join", str(self._session.folder)])
         self._there += 1
+        with self._session.slowly():
+            self._session.await_(
+                lambda: any(pid not in before for pid in self._session.notes.workers), _TIMEOUT_S, "a newcomer"
+            )
         self._session.await_(
             lambda: any(pid not in before and one.trains for pid, one in self._session.notes.workers.items()),
-            _JOIN_TIMEOUT_S,
+            _TIMEOUT_S,
             "a newcomer that trains",
         )
         newcomer = next(one for pid, one in self._session.notes.workers.items() if pid not in before and one.trains)

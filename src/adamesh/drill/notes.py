@@ -4,16 +4,15 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 
-from adamesh.train.rehearsal import DIES, Identity
+from adamesh.train.rehearsal import DIES, MADE, RESTED, Identity
 
-__all__ = ["MADE", "REGROUP", "Note", "Notes", "Worker"]
+__all__ = ["REGROUP", "WHOLE_STEP", "Note", "Notes", "Worker"]
 
-MADE = "between steps"
-"""The phase that begins when a step was made."""
 REGROUP = "regroup"
+WHOLE_STEP = "whole step"
+"""Among durations of phases: from one step that was made to the next."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,11 @@ class Worker:
         return stat.rpartition(")")[2].split()[0] != "Z"
 
     @property
+    def steps(self) -> int:
+        """That it has made, or were made before it came."""
+        return next((note.step for note in reversed(self.notes) if note.phase == MADE), 0)
+
+    @property
     def trains(self) -> bool:
         """It has made a step."""
         return any(note.phase == MADE for note in reversed(self.notes))
@@ -69,9 +73,13 @@ class Worker:
         return None if note is None else note.at_s
 
     def stall_s(self, begin_s: float, end_s: float) -> float:
-        """The longest time between two steps that were made, of which the second falls in an interval."""
-        made = [note.at_s for note in self.notes if note.phase == MADE]
-        gaps = [after - before for before, after in pairwise(made) if begin_s < after <= end_s]
+        """The longest time from one step that was made to the next, without rest, if that falls in an interval."""
+        gaps, before = [], None
+        for note in self.notes:
+            if note.phase == MADE and before is not None and begin_s < note.at_s <= end_s:
+                gaps.append(note.at_s - before)
+            if note.phase in (MADE, RESTED):
+                before = note.at_s
         return max(gaps, default=0.0)
 
 

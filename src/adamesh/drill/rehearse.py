@@ -12,20 +12,18 @@ from adamesh.bench.hosts import Hosts
 from adamesh.bench.machine import Machine
 from adamesh.drill.hits import Hit, Hitter
 from adamesh.drill.names import FaultName
-from adamesh.drill.notes import MADE
+from adamesh.drill.notes import WHOLE_STEP
 from adamesh.drill.outcome import Ending, Rehearsal, compared, ending
 from adamesh.drill.session import Ended, Session
 from adamesh.errors import AdameshError, ConfigurationError
 from adamesh.train.progress import Display
+from adamesh.train.rehearsal import MADE
 from adamesh.train.settings import RunConfig
 
 __all__ = ["Drill", "Settings", "rehearse"]
 
-_PROBE_STEPS = 40
-_BEGIN_S, _HIT_S = 3.0, 7.0
-"""Of training: before the first fault, and for each, most of which a new worker needs to start."""
-_LEAST_STEPS = 100
-WHOLE_STEP = "whole step"
+_STEPS = 120
+"""Before and after the faults, and for each: many are made, slowly, while a new worker starts."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,8 @@ def rehearse(config: RunConfig, settings: Settings, folder: Path, display: Displ
     folder.mkdir(parents=True, exist_ok=True)
     machine = Machine.observed()
     courses = [(fault, respawn) for fault in settings.faults for respawn in _respawns(fault, settings.respawn)]
-    probes = config.steps is None and config.epochs is None
+    if config.steps is None and config.epochs is None:
+        config = replace(config, steps=_STEPS * (1 + settings.times))
     config = replace(config, elastic=f"1:{config.nproc}", log_every=1)
     display.begin(
         [
@@ -82,18 +81,12 @@ def rehearse(config: RunConfig, settings: Settings, folder: Path, display: Displ
             ("folder", str(folder)),
         ],
         0,
-        len(courses) + 1 + probes,
+        len(courses) + 1,
     )
     done = 0
     rehearsals: list[Rehearsal] = []
     skipped: dict[FaultName, str] = {}
     try:
-        if probes:
-            _, session = _calm(replace(config, steps=_PROBE_STEPS), folder / "probe")
-            steps = (_BEGIN_S + _HIT_S * settings.times) / durations(session)[WHOLE_STEP]
-            config = replace(config, steps=max(_LEAST_STEPS, round(steps)))
-            done += 1
-            display.step(done, {})
         calm, session = _calm(config, folder / "calm")
         usual = durations(session)
         done += 1

@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,7 @@ from adamesh.drill.notes import Notes
 from adamesh.errors import AdameshError
 from adamesh.train.config import write_config
 from adamesh.train.events import Event, read_events
-from adamesh.train.rehearsal import DRILL
+from adamesh.train.rehearsal import DRILL, SLOWLY
 from adamesh.train.settings import RunConfig
 
 __all__ = ["Ended", "Session"]
@@ -78,6 +79,15 @@ class Session:
     def add(self, argv: Sequence[str]) -> None:
         """Start another ``adamesh`` command beside the run."""
         self._start(_Line([sys.executable, "-m", "adamesh", *argv], self._environment()))
+
+    @contextmanager
+    def slowly(self) -> Iterator[None]:
+        """Inside, the run makes few steps a second."""
+        (self.orders / SLOWLY).touch()
+        try:
+            yield
+        finally:
+            (self.orders / SLOWLY).unlink()
 
     def await_(self, met: Callable[[], bool], timeout_s: float, what: str) -> None:
         """Wait, reading notes, until something is so.

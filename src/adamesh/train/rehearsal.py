@@ -2,7 +2,8 @@
 
 The environment variable ``ADAMESH_DRILL`` names a folder. In it, each worker leaves ``PID.notes``: who it is, a line of
 JSON, then ``SECONDS STEP PHASE`` for all that it notes, by a clock that all processes of a machine share. A file
-``PID.order`` with ``PHASE DELAY`` has the worker killed so many seconds after the beginning of its next such phase.
+``PID.order`` with ``PHASE DELAY`` has the worker killed so many seconds after the beginning of its next such phase;
+while there is a file ``slowly``, all workers rest between steps, so that a run is not over before a newcomer is there.
 """
 
 import json
@@ -13,12 +14,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-__all__ = ["DIES", "DRILL", "Identity", "Rehearsal", "order"]
+__all__ = ["DIES", "DRILL", "MADE", "RESTED", "SLOWLY", "Identity", "Rehearsal", "order"]
 
 DRILL = "ADAMESH_DRILL"
 DIES = "dies"
 """The phase that a worker notes for the moment when it will be killed."""
+MADE = "between steps"
+"""The phase that begins when a step was made."""
+RESTED = "rested"
+SLOWLY = "slowly"
 _LEAST_S = 1e-6
+_REST_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ class Rehearsal:
 
     def __init__(self, folder: Path, name: str, environment: Mapping[str, str]) -> None:
         pid = os.getpid()
+        self._slowly = folder / SLOWLY
         self._order = folder / f"{pid}.order"
         # Unbuffered: the last note before a kill counts.
         self._file = (folder / f"{pid}.notes").open("ab", buffering=0)
@@ -66,6 +73,9 @@ class Rehearsal:
             wanted, delay = self._order.read_text(encoding="utf-8").split()
             if phase == wanted:
                 self._die(now_s, step, max(float(delay), _LEAST_S))
+        if phase == MADE and self._slowly.exists():
+            time.sleep(_REST_S)
+            self._file.write(f"{time.monotonic():.6f} {step} {RESTED}\n".encode())
 
     def _die(self, now_s: float, step: int, delay_s: float) -> None:
         """Be killed in the middle of whatever comes: by the kernel's timer, which waits for no lock of Python's."""

@@ -27,6 +27,7 @@ from adamesh.train.config import config_hash
 from adamesh.train.elastic import Departed, Elastic, Word
 from adamesh.train.evaluate import evaluate
 from adamesh.train.guarding import Guarding
+from adamesh.train.members import forget_members
 from adamesh.train.names import build_optimizer, build_plan
 from adamesh.train.progress import Display
 from adamesh.train.pushing import Stretches
@@ -161,6 +162,8 @@ class Trainer:
                 self._stretches.close()
             self._recorder.end()
         self._recorder.conclude(summary)
+        if self._elastic is not None and self._run.workers.is_first:
+            forget_members(self._run.folder)
         return summary
 
     def _tell_of_the_end(self, reason: Reason) -> None:
