@@ -494,9 +494,8 @@ class MeshOptimizer(torch.optim.Optimizer):
 
     def _build(self, mesh: Mesh, epoch: int = 0, from_first: bool = True) -> Engine:
         """An engine of all groups. Collective."""
-        company = self._company
-        restless = None if company is None else lambda: company.restless
-        engine = Engine(self._rule, self._plan, mesh, self._device, time.perf_counter, self._codecs, epoch, restless)
+        clock, company = time.perf_counter, self._company
+        engine = Engine(self._rule, self._plan, mesh, self._device, clock, self._codecs, epoch, company)
         named = [pair for index in range(len(self.param_groups)) for pair in self._named(index)]
         engine.extend(named, 0, self.param_groups, self._readers, from_first=from_first)
         return engine

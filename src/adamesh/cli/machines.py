@@ -21,6 +21,8 @@ class Machines:
     """The number of this one, from 0; number 0 makes the run's folder, --out, on a disk that all see."""
     rdzv_endpoint: str | None = None
     """HOST:PORT of machine 0, where the first workers meet. Needed with several machines."""
+    respawn: bool = True
+    """Start a worker again that was killed, or that the others have taken for dead; not where somebody else does."""
 
     def check(self, elastic: str | None, out: Path | None) -> None:
         """Raise what is wrong.
@@ -32,8 +34,8 @@ class Machines:
             return
         if elastic is None:
             raise ConfigurationError(
-                "--nnodes, --node-rank and --rdzv-endpoint belong to runs whose workers come and go: add --elastic "
-                "MIN:MAX, or start a fixed number of workers with torchrun"
+                "--nnodes, --node-rank, --rdzv-endpoint and --no-respawn belong to runs whose workers come and go: add "
+                "--elastic MIN:MAX, or start a fixed number of workers with torchrun"
             )
         if not 0 <= self.node_rank < self.nnodes:
             raise ConfigurationError(f"--node-rank {self.node_rank}: must be from 0 to {self.nnodes - 1}, --nnodes - 1")

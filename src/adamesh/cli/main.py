@@ -23,6 +23,7 @@ COMMANDS = {
     "tasks": "List the tasks that can be trained.",
     "data": "List the data sets that tasks read, and fetch them from their publishers.",
     "check": "Show that a model trains as with torch's own optimizer, and that all workers stay identical.",
+    "drill": "Rehearse failures: kill, stop, cut off and slow down workers of your own task; what is lost?",
     "bench": "Measure optimizer steps against torch's own ways to distribute them.",
 }
 
@@ -41,6 +42,7 @@ examples:
   adamesh train run.toml --steps 500            settings from a file, one of them changed
   adamesh resume runs/20250131-101530-digits    go on where a run stopped
   adamesh train --elastic 1:8 --nproc 4         workers may die, others may join, training goes on
+  adamesh drill my_task.py                      what happens when workers die, hang, come and go?
   adamesh train --optim.rule sgd --optim.lr 0.05 --optim.momentum 0.9      another rule than AdamW
   adamesh data fetch ml-100k                    a data set, from its publisher
   adamesh predict runs/first images.npy         what does the trained model say?

@@ -70,6 +70,7 @@ def run(argv: Sequence[str]) -> int:
     if config.elastic is None:
         return follow("adamesh.train.worker", [str(folder)], folder, size, saves=True)
     founding = Founding.on(machines.address, machines.node_rank, machines.nnodes, config.nproc)
+    founding = replace(founding, respawn=machines.respawn)
     return follow("adamesh.train.worker", [str(folder)], folder, config.nproc, saves=True, founding=founding)
 
 

@@ -31,6 +31,8 @@ class Workers(Company):
     def __init__(self, label: str, terms: Terms, tell: Callable[[Change], None]) -> None:
         self.changes: list[Change] = []
         """Who has come and gone, oldest first."""
+        self.listen: Callable[[int, str], None] | None = None
+        """Called with all that is noted, by the thread that notes it, and with "regroup" when that begins."""
         self._terms = terms
         self._tell = tell
         self._meeting: Meeting | None = None
@@ -127,6 +129,8 @@ class Workers(Company):
         self._sentinel.step = step
         self._sentinel.phase = phase
         self._sentinel.moves += 1
+        if self.listen is not None:
+            self.listen(step, phase)
 
     def leave(self) -> None:
         """Ask to go: the company becomes restless, and regroups without this worker, whose `regroup` raises."""
@@ -141,6 +145,8 @@ class Workers(Company):
 
     def regroup(self, reason: str) -> Formation:
         # A planned change: the others may still be reading the last of the step that ends the epoch.
+        if self.listen is not None:
+            self.listen(self._sentinel.step, "regroup")
         epoch = self.formation.epoch
         broken = self._sentinel.broken >= epoch or not self.restless
         if broken:
@@ -181,7 +187,8 @@ class Workers(Company):
                 if roster is not None and roster.epoch > after:
                     return roster
                 left_s = deadline - time.monotonic()
-                if left_s <= 0:
+                unheard = roster is None and sentinel.silence_s > self._terms.patience.start_s
+                if left_s <= 0 or unheard:
                     raise QuorumLost(self._why_no_quorum(roster))
                 sentinel.changed.wait(min(left_s, _RECHECK_S))
 
@@ -246,7 +253,7 @@ class Workers(Company):
     def _why_no_quorum(self, roster: Roster | None) -> str:
         if roster is None:
             return (
-                "no member let this worker in: see whether the addresses and the token are those of a run that goes on"
+                "no member lets this worker in: see whether the addresses and the token are those of a run that goes on"
             )
         return (
             f"of the {len(roster.members)} workers of epoch {roster.epoch} too few can be reached to be sure that the "

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from adamesh.codecs.base import Codec
 from adamesh.comm.accord import agree, first_says
 from adamesh.comm.base import Mesh
+from adamesh.comm.company import Company
 from adamesh.engine.bucket import LiveBucket, LiveSlot, live_buckets
 from adamesh.engine.hooks import Hooks
 from adamesh.engine.meter import Meter, StepStats
@@ -51,7 +52,7 @@ class Engine:
         clock: Callable[[], float],
         compiled: Mapping[Codec, Codec],
         epoch: int = 0,
-        restless: Callable[[], bool] | None = None,
+        company: Company | None = None,
     ) -> None:
         self.mesh = mesh
         self.rule = rule
@@ -86,7 +87,7 @@ class Engine:
         else:
             mirrors = Mirrors(mesh.shard, plan.redundancy, self._meter)
             self.transaction = Transaction(
-                wiring, self.reducer, rule, plan.sync, membership, self._meter, rows, mirrors, restless, plan.guard
+                wiring, self.reducer, rule, plan.sync, membership, self._meter, rows, mirrors, company, plan.guard
             )
         self.hooks = Hooks(self.reducer)
         self._readers = Readers(self.read, self.hooks)

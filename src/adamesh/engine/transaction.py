@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from adamesh.comm.company import Company
 from adamesh.engine.agreement import Agreement
 from adamesh.engine.bucket import LiveBucket, LiveSlot
 from adamesh.engine.gather import Gather
@@ -71,7 +72,7 @@ class Transaction:
         meter: Meter,
         rows: RowStep,
         mirrors: Mirrors,
-        restless: Callable[[], bool] | None,
+        company: Company | None,
         guard: Guard | None,
     ) -> None:
         self.reducer = reducer
@@ -88,7 +89,7 @@ class Transaction:
         """What was decided last."""
         self.restless = False
         """Some worker has said in the last vote that somebody comes or goes. Only where workers may."""
-        self._restless = restless
+        self._company = company
         self._mesh = wiring.mesh
         self._rule = rule
         self._schedule = schedule
@@ -96,6 +97,7 @@ class Transaction:
         self._meter = meter
         self._wiring = wiring
         self._gather = Gather(wiring, meter)
+        restless = None if company is None else lambda: company.restless
         self.agreement = Agreement(wiring, reducer.buckets, self.shards, rule, schedule.at(0).outer, meter, restless)
         self.outstanding = Outstanding(reducer, wiring, schedule.at(0).delay)
         # Not a method of this object, which would hold itself: an optimizer that nobody uses must go at once.
@@ -190,6 +192,8 @@ class Transaction:
         entries = self._rule.advance(hypers, updates, measured) if committed else {}
         self.verdict = Verdict(self.step_number, committed, norm, coefficient, entries)
         if committed:
+            if self._company is not None:
+                self._company.note(self.step_number, "commit")
             self._commit(self.progress, coefficient)
         return Outcome(committed, norm, entries, refusal)
 
@@ -310,7 +314,7 @@ class Transaction:
         self.mirrors.receive(bucket for bucket in self.reducer.buckets if bucket.left)
         assert self.progress is not None
         self.progress.ready = failure is None
-        restless = self._restless is not None and self._restless()
+        restless = self._company is not None and self._company.restless
         note = b"" if self.watch is None else self.watch.note(self.step_number)
         mine = Vote(failure is not None, squares, measured, restless, note)
         votes = [Vote.unpack(message) for message in self._meter.exchange(peers.comm, mine.pack(), "vote")]
@@ -352,7 +356,7 @@ class Transaction:
             )
             # Everything that went up has arrived; other ranks may have committed and closed theirs. Among workers that
             # may go on with those who are left, what was summed is still needed.
-            if self._restless is None or not isinstance(error, CommunicationError):
+            if self._company is None or not isinstance(error, CommunicationError):
                 self.reducer.close_window()
             if isinstance(error, Exception):
                 raise self.broken from error

@@ -49,6 +49,7 @@ class Sentinel:
         self._progress = Progress(patience.hang_s)
         self._broken = -1
         self._beat_at = 0.0
+        self._heard_at = 0.0
         self._closing = False
         self.me = self._board.me
         self.changed = threading.Condition()
@@ -84,6 +85,11 @@ class Sentinel:
         """Somebody wants to come or to go."""
         return self.leaving or bool(self._newcomers) or any(beat.leaving for beat in list(self._beats.values()))
 
+    @property
+    def silence_s(self) -> float:
+        """For how long nobody at all was heard."""
+        return time.monotonic() - self._heard_at
+
     def line_of(self, name: str, key: str) -> str | None:
         """What another member has said about its end of a group that is being built."""
         beat = self._beats.get(name)
@@ -91,7 +97,7 @@ class Sentinel:
 
     def start(self, roster: Roster | None, knock_at: Sequence[tuple[str, int]] = ()) -> None:
         """Let the thread run: as a member of an epoch, or as a newcomer that asks at these addresses."""
-        now = time.monotonic()
+        self._heard_at = now = time.monotonic()
         if roster is not None:
             self._consensus = Consensus(self.me.name, roster)
             self._silences = {name: Silence(self._patience.silence_s, now) for name in roster.names}
@@ -184,6 +190,7 @@ class Sentinel:
     def _hear(self, link: Link, message: Message, now: float) -> None:
         name = link.name
         assert name is not None
+        self._heard_at = now
         if name in self._silences:
             self._silences[name].hear(now)
             self._refused.discard(name)

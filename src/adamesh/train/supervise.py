@@ -31,6 +31,8 @@ _LOOK_EVERY_S = 0.02
 _AWAIT_S = 120.0
 _TOGETHER_S = 0.1
 """Workers that are killed at once are seen one after the other."""
+_END_S = 5.0
+"""All workers that take part come to the end of a run together."""
 _MOST_STARTS = 20
 """Of one supervisor's worker: a worker that dies again and again has a reason that starting it does not mend."""
 
@@ -45,6 +47,8 @@ class Founding:
     """Number of this machine's first worker among all founders."""
     size: int
     """Founders, on all machines together; 0: this machine's workers join a run that goes on."""
+    respawn: bool = True
+    """Start a worker again that was killed, or that the others have taken for dead."""
 
     @classmethod
     def here(cls, nproc: int) -> "Founding":
@@ -73,8 +77,8 @@ class _Crew:
     running: set[int] = field(default_factory=set)
     started: int = 0
     failures: list[tuple[Failure, Path]] = field(default_factory=list)
-    finished: bool = False
-    """Some worker has come to the end of the run."""
+    ended_s: float | None = None
+    """When some worker came to the end of the run, by the monotonic clock."""
     generation: int = 0
     """How often all have been started anew."""
 
@@ -140,7 +144,7 @@ def _token(folder: Path, founding: Founding) -> str:
 
 
 def _outcome(crew: _Crew, stopped: bool) -> Outcome:
-    if crew.finished or not crew.failures:
+    if crew.ended_s is not None or not crew.failures:
         return Outcome(None, None, stopped)
     root = failure.root_cause([found for found, _ in crew.failures], 0)
     log = next(log for found, log in crew.failures if found is root)
@@ -161,12 +165,14 @@ def _supervise(crew: _Crew, number: int, stop: Stop) -> None:
             crew.running.discard(number)
             if found is not None:
                 crew.failures.append((found, crew.logs / f"worker{label}.log"))
-            crew.finished |= code == 0
+            if code == 0 and crew.ended_s is None:
+                crew.ended_s = time.monotonic()
         if code < 0:
             time.sleep(_TOGETHER_S)
         with crew.lock:
             somebody_is_left = bool(crew.running)
-        if code == 0 or crew.finished or stop.requested or not (code < 0 or code == EXPELLED):
+        again = crew.founding.respawn and (code < 0 or code == EXPELLED)
+        if code == 0 or crew.ended_s is not None or stop.requested or not again:
             return
         if somebody_is_left or not crew.founding.size or crew.founding.size > crew.nproc:
             joins = True  # elsewhere or here, others go on
@@ -197,7 +203,8 @@ def _one_life(crew: _Crew, number: int, label: int, *, joins: bool, generation: 
     )
     try:
         while (result := context.wait(timeout=_LOOK_EVERY_S, period=_LOOK_EVERY_S)) is None:
-            pass
+            if crew.ended_s is not None and time.monotonic() > crew.ended_s + _END_S:
+                return DEPARTED, None  # it has come too late to be let in by anybody
     finally:
         context.close()
     if not result.is_failed():

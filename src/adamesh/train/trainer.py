@@ -1,10 +1,10 @@
 """The training loop: step, agree, log, evaluate, save; until the end, a plateau, or an interruption."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 
@@ -40,7 +40,6 @@ from adamesh.train.weights import load_weights
 
 __all__ = ["Trainer"]
 
-T = TypeVar("T")
 Reason = Literal["finished", "tolerance", "time", "early-stop", "interrupted"]
 
 _MOST_EVALUATIONS = 50
@@ -148,6 +147,8 @@ class Trainer:
         try:
             with Interruption(None if self._elastic is None else self._elastic.leave) as interruption:
                 reason = self._loop(interruption)
+                self._tell_of_the_end(reason)
+                summary = self._concluded(reason, parameters)
         except Exception as error:
             for folder in (self._checkpoints, self._best_checkpoint):
                 folder.close()
@@ -159,17 +160,29 @@ class Trainer:
             if self._stretches is not None:
                 self._stretches.close()
             self._recorder.end()
+        self._recorder.conclude(summary)
+        if self._elastic is not None:
+            self._elastic.conclude(self._run.folder)
+        return summary
+
+    def _tell_of_the_end(self, reason: Reason) -> None:
         if reason != "interrupted" and "frozen_after" in self.optimizer.param_groups[0] and not self._frozen:
             late = "second moments have not settled, nothing was coded: lower optim.betas[1] or set optim.freeze_at"
             self._recorder.event(self.totals.steps, "not-frozen", late)
         if reason == "interrupted":
             saved = f"step {self.totals.steps} is saved; go on with: adamesh resume {self._run.folder}"
             self._recorder.event(self.totals.steps, "interrupted", saved)
-        summary = self._surely(lambda: self._summary(reason, parameters))
-        self._recorder.conclude(summary)
-        if self._elastic is not None:
-            self._elastic.conclude(self._run.folder)
-        return summary
+
+    def _concluded(self, reason: Reason, parameters: int) -> Summary:
+        """The last that workers do together; who is lost meanwhile is not needed for it."""
+        while True:
+            try:
+                self._best_checkpoint.finish()
+                return self._summary(reason, parameters)
+            except (CommunicationError, StateLost) as error:
+                if self._elastic is None:
+                    raise
+                self._go_on_after(error)
 
     def _loop(self, interruption: Interruption) -> Reason:
         total_steps = self._run.total_steps()
@@ -185,18 +198,7 @@ class Trainer:
                 if self._elastic is None:
                     raise
                 self._go_on_after(error)
-        self._surely(self._best_checkpoint.finish)
         return reason
-
-    def _surely(self, act: Callable[[], T]) -> T:
-        """Something that all do together, with those who are left if some are lost meanwhile."""
-        while True:
-            try:
-                return act()
-            except CommunicationError as error:
-                if self._elastic is None:
-                    raise
-                self._go_on_after(error)
 
     def _turn(self, interruption: Interruption, pace: "Pace") -> Reason | None:
         """A step, and what is due after it; the same answer on every worker."""

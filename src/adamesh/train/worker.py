@@ -19,6 +19,7 @@ from adamesh.tasks.catalog import find_task
 from adamesh.train.config import load_config, resolved
 from adamesh.train.elastic import DEPARTED, EXPELLED, Departed, elastic_here, warm_up
 from adamesh.train.progress import Handed, display_for
+from adamesh.train.rehearsal import DRILL, Rehearsal
 from adamesh.train.run import Run
 from adamesh.train.summary import Summary
 from adamesh.train.trainer import Trainer
@@ -47,6 +48,8 @@ def run_worker(run_dir: Path, resume: bool) -> Summary:
         display = display_for(workers.is_first)
     else:
         workers = CompanyWorkers(elastic.company)
+        if folder := os.environ.get(DRILL):
+            elastic.company.listen = Rehearsal(Path(folder), elastic.company.name, os.environ).note
         display = Handed(lambda: workers.is_first)
     run = Run(config, task, splits, run_dir, workers, device)
     summary = Trainer(run, display, elastic).train(resume)

@@ -1,0 +1,1 @@
+"""Rehearses failures of workers on a task of the user's own, and measures what becomes of its training."""
