@@ -34,7 +34,7 @@ def test_two_workers_that_lose_either_go_on_alone():
             assert_formed(crew, [1 - victim])
 
 
-@pytest.mark.parametrize("victim", [0, 3])
+@pytest.mark.parametrize("victim", [0, pytest.param(3, marks=pytest.mark.soak)])
 def test_a_stopped_worker_is_left_out_and_is_told_when_it_wakes(victim: int):
     with Crew(4) as crew:
         crew.hands[victim].stop()

@@ -82,6 +82,7 @@ def test_two_workers_halve_the_state_and_nobody_sends_less_than_ddp(measured):
     assert contenders["floor"]["state_bytes"] == contenders["floor"]["bytes_sent"] == 0
 
 
+@pytest.mark.soak
 def test_memory_is_measured_in_processes_of_their_own(tmp_path):
     plain = bench(tmp_path, "--models", "mlp", "--contenders", "ddp", "--nproc", "1", "--rounds", "1")
     assert plain["models"]["mlp"]["contenders"]["ddp"]["peak_bytes"] is not None

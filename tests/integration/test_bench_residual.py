@@ -9,6 +9,7 @@ from adamesh.bench.residual import bench_residual
 from adamesh.errors import ConfigurationError
 
 
+@pytest.mark.soak
 def test_ours_stays_bounded_where_torchs_grows_with_every_step(tmp_path):
     norms = bench_residual(ResidualOptions(steps=200, out=tmp_path))
     marks = json.loads((tmp_path / "residual.json").read_text())["trial"]["marks"]

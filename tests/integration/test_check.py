@@ -32,6 +32,7 @@ def test_digits_on_three_workers_train_as_with_torch(run, tmp_path):
     assert (report.world_size, report.steps, len(report.parameters)) == (3, 5, 10)
 
 
+@pytest.mark.soak
 def test_a_task_of_ones_own_with_clipping_trains_as_with_torch(run, mine):
     code, out, err = run("check", mine, "--steps", "3", "--plan.max-grad-norm", "0.1", "--optim.rule", "adam")
     assert (code, err) == (0, "")

@@ -4,9 +4,12 @@ import json
 import signal
 import time
 
+import pytest
+
 from adamesh.cli.main import main
 
 
+@pytest.mark.soak
 def test_a_comparison_that_was_stopped_goes_on_where_it_was_and_reports(start, run, mine, tmp_path):
     ask = ["compare", mine, "--over", "optim.lr=3e-3", "--seeds", "1", "--steps", "12", "--out", "cmp", "--nproc", "1"]
     process = start(*ask, SLOW_S="0.2")

@@ -175,6 +175,7 @@ del Regression
 """
 
 
+@pytest.mark.soak
 def test_workers_whose_logs_have_no_room_either_say_why_they_ended(small_disk, tmp_path, environment):
     disk = small_disk(512)
     (tmp_path / "filling.py").write_text(FILLING)

@@ -113,6 +113,7 @@ def test_ctrl_c_saves_and_other_workers_go_on(start, run, mine, tmp_path):
     assert (folder / "logs" / "2").is_dir()
 
 
+@pytest.mark.soak
 def test_sigterm_saves_too(start, mine, tmp_path):
     process = start("train", mine, "--out", "run", "--nproc", "1", SLOW_S="0.2")
     await_step(process, tmp_path / "run")
@@ -122,6 +123,7 @@ def test_sigterm_saves_too(start, mine, tmp_path):
     assert summary(tmp_path / "run")["stopped"] == "interrupted"
 
 
+@pytest.mark.soak
 def test_a_second_ctrl_c_quits_at_once(start, mine, tmp_path):
     process = start("train", mine, "--out", "run", "--nproc", "1", SLOW_S="0.2")
     await_step(process, tmp_path / "run")

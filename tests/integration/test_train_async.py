@@ -2,9 +2,12 @@
 
 import signal
 
+import pytest
+
 from tests.integration.test_train import await_step, metrics, summary
 
 
+@pytest.mark.soak
 def test_a_run_at_everybodys_own_speed_is_stopped_and_goes_on_with_other_workers(start, run, mine, tmp_path):
     folder = tmp_path / "run"
     options = ["--nproc", "3", "--plan.sync", "async-4", "--eval-every", "3"]

@@ -36,7 +36,7 @@ def root_mean_square(drifts: Sequence[Tensor]) -> float:
     return math.sqrt(float(torch.cat([*drifts]).double().square().mean()))
 
 
-@pytest.mark.parametrize("num_workers", [2, 3, 4])
+@pytest.mark.parametrize("num_workers", [2, pytest.param(3, marks=pytest.mark.soak), 4])
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_float32_model_drifts_no_further_from_the_single_process_than_ddp(pool, name, num_workers, record_property):
     single = [at_the_end(alone(RECIPES[name], STEPS, seed)) for seed in SEEDS]
