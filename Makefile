@@ -9,7 +9,7 @@ READY := .venv/.ready
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train test soak check bench clean
+.PHONY: help train test soak check bench faults clean
 
 help:  ## list the doors
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -34,6 +34,10 @@ check: $(READY)  ## style, types and floors, in seconds; names all that is wrong
 
 bench: $(READY)  ## one optimizer step against DDP, ZeroRedundancyOptimizer and FSDP2
 	@$(BIN)/adamesh bench step $(ARGS)
+
+# `make faults ARGS="--minutes 10"` is the long form.
+faults: $(READY)  ## a minute of training in which workers are killed, stopped, come and go; what is lost?
+	@$(BIN)/adamesh drill --soak $(ARGS)
 
 clean:  ## remove caches and built packages; keeps .venv and runs/
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

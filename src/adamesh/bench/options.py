@@ -12,6 +12,7 @@ __all__ = [
     "FLOOR",
     "AsyncOptions",
     "ContenderName",
+    "ElasticOptions",
     "LinkOptions",
     "ModelName",
     "ResidualOptions",
@@ -235,3 +236,37 @@ def _check_names(option: str, given: Sequence[str], known: Sequence[str]) -> Non
             raise ConfigurationError(f"--{option} {name}: is unknown; choose from {', '.join(known)}")
     if len(set(given)) < len(given):
         raise ConfigurationError(f"--{option} {' '.join(given)}: names one twice; name each once")
+
+
+@dataclass(frozen=True)
+class ElasticOptions:
+    """Workers that are lost, again and again."""
+
+    fault: Literal["kill", "stop"] = "kill"
+    """kill: they are killed; stop: stopped, and woken once the others have gone on."""
+    times: int = 200
+    """Faults."""
+    victims: int = 1
+    """Workers that are lost at once."""
+    nproc: int = 4
+    """Workers; as many are there again before each fault."""
+    dtype: Literal["float64", "float32"] = "float32"
+    """Of the model of a million parameters."""
+    up: Literal["exact", "int4"] = "exact"
+    """How gradients travel; int4: with feedback."""
+    redundancy: int = 2
+    """Copies of each slice of optimizer state."""
+    batch_size: int = 16
+    """Samples of a step."""
+    seed: int = 0
+    """Of everything random."""
+    out: Path | None = None
+    """Folder for the result; runs/TIME-bench-elastic if not given."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.victims < self.nproc - 1:
+            raise ConfigurationError(
+                f"--victims {self.victims}: at least 1, and so few that at least 2 of {self.nproc} workers are left"
+            )
+        if self.times < 1:
+            raise ConfigurationError(f"--times {self.times}: must be at least 1")

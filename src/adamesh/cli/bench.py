@@ -3,7 +3,15 @@
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 
-from adamesh.bench.options import AsyncOptions, BalanceOptions, LinkOptions, ResidualOptions, StepOptions, WireOptions
+from adamesh.bench.options import (
+    AsyncOptions,
+    BalanceOptions,
+    ElasticOptions,
+    LinkOptions,
+    ResidualOptions,
+    StepOptions,
+    WireOptions,
+)
 from adamesh.cli.options import parse
 from adamesh.errors import ConfigurationError
 
@@ -24,6 +32,7 @@ benchmarks:
            parameter, what is left over, and on how fast a link it pays.
   async    Training with one slow worker: every step together, and each worker at its own speed.
   balance  Training with one slow worker: equal shares of a batch, also with DDP, and shares by measured speed.
+  elastic  Workers are killed or stopped, again and again: seconds to the next step, what was lost, how exact it is.
 
 adamesh bench NAME --help lists a benchmark's options.
 """
@@ -92,6 +101,19 @@ examples:
   adamesh bench balance --by quota
 """
 
+_ELASTIC_DESCRIPTION = """\
+Trains a model of a million parameters on worker processes of which a random one is lost at a random moment, again and
+again in one session; a standby takes its place. From the fault to the last survivor's next step; steps and samples lost
+or repeated; final parameters beside those of one process without a fault. Prints a table; writes JSON.
+
+examples:
+  adamesh bench elastic
+  adamesh bench elastic --dtype float64 --times 50
+  adamesh bench elastic --up int4 --times 50
+  adamesh bench elastic --fault stop --times 50
+  adamesh bench elastic --victims 2 --redundancy 3 --times 50
+"""
+
 
 def run(argv: Sequence[str]) -> int:
     """Run a benchmark; returns the exit code."""
@@ -157,6 +179,13 @@ def _balance(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _elastic(arguments: Sequence[str]) -> int:
+    options = parse(ElasticOptions, arguments, command="adamesh bench elastic", description=_ELASTIC_DESCRIPTION)
+    from adamesh.bench.elastic import bench_elastic
+
+    return 0 if bench_elastic(options).lost_nothing else 1
+
+
 _BENCHMARKS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "step": _step,
     "link": _link,
@@ -164,4 +193,5 @@ _BENCHMARKS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "wire": _wire,
     "async": _async,
     "balance": _balance,
+    "elastic": _elastic,
 }

@@ -5,7 +5,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -14,6 +15,9 @@ from adamesh.cli.train import configured
 from adamesh.drill.names import FAULTS, FaultName
 from adamesh.errors import ConfigurationError
 from adamesh.train.settings import RunConfig
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = ["run"]
 
@@ -30,6 +34,7 @@ examples:
   adamesh drill
   adamesh drill my_task.py --faults kill stop join --times 3
   adamesh drill run.toml --nproc 4 --steps 500 --out runs/drill
+  adamesh drill --soak --minutes 10           faults of all kinds, one every 15 s: goodput, final loss
   adamesh drill --faults kill --times 20 --respawn yes --plan.up int4
 """
 
@@ -46,6 +51,12 @@ class Options:
     """How often each kind hits a run."""
     respawn: Literal["both", "yes", "no"] = "both"
     """Whether workers that are lost come again (yes), stay away (no), or one run each."""
+    soak: bool = False
+    """One long run with faults of all these kinds (but cut) in turn, beside the same without."""
+    minutes: float = 1.0
+    """soak: how long."""
+    every_s: float = 15.0
+    """soak: seconds from one fault to the next."""
     run: Annotated[RunConfig, FLAT] = field(default_factory=RunConfig)
 
 
@@ -78,12 +89,29 @@ def run(argv: Sequence[str]) -> int:
         raise ConfigurationError(f"out = {os.path.relpath(folder)}: is not empty; choose another --out")
     respawn = {"both": (True, False), "yes": (True,), "no": (False,)}[options.respawn]
     console = Console(highlight=False, markup=False)
+    if options.soak:
+        return _soak(options, config, folder, console)
     settings = Settings(tuple(dict.fromkeys(options.faults)), options.times, respawn)
     drill = rehearse(config, settings, folder, display_for(True, console, "run"))
     write_whole(folder / "drill.json", json.dumps(asdict(drill), indent=1) + "\n")
     print_drill(console, drill)
     console.print(f"all of it in {os.path.relpath(folder)}", soft_wrap=True)
     return 0 if all(found.lost_nothing and not found.problem for found in drill.rehearsals) else 1
+
+
+def _soak(options: Options, config: RunConfig, folder: Path, console: "Console") -> int:
+    from adamesh.drill.soak import soak
+    from adamesh.drill.table import print_soak
+    from adamesh.train.files import write_whole
+    from adamesh.train.progress import display_for
+
+    faults = [fault for fault in options.faults if fault != "cut" or options.faults != FAULTS]
+    display = display_for(True, console, "fault")
+    found = soak(config, faults, options.minutes, options.every_s, folder, display)
+    write_whole(folder / "soak.json", json.dumps(asdict(found), indent=1) + "\n")
+    print_soak(console, found)
+    console.print(f"all of it in {os.path.relpath(folder)}", soft_wrap=True)
+    return 0 if found.rehearsal.lost_nothing and not found.rehearsal.problem else 1
 
 
 def _parse(argv: Sequence[str], config: RunConfig) -> Options:

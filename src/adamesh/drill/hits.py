@@ -56,7 +56,8 @@ class Hitter:
         self._draw = draw
         self._respawn = respawn
         self._durations = durations
-        self._there = session.config.nproc
+        self.there = session.config.nproc
+        """Workers that there are, or will be soon."""
 
     def hit(self, fault: FaultName) -> Hit:
         """Wait for a random moment at which all workers train, hit one, and wait until training goes on.
@@ -84,10 +85,10 @@ class Hitter:
 
     def _await_whole(self) -> None:
         def whole() -> bool:
-            return len(self._session.notes.training) >= self._there
+            return len(self._session.notes.training) >= self.there
 
         with self._session.slowly():
-            self._session.await_(whole, _TIMEOUT_S, f"{self._there} workers that train")
+            self._session.await_(whole, _TIMEOUT_S, f"{self.there} workers that train")
 
     @property
     def _steps(self) -> int:
@@ -165,7 +166,7 @@ class Hitter:
         before = set(self._session.notes.workers)
         at_s = time.monotonic()
         self._session.add(["join", str(self._session.folder)])
-        self._there += 1
+        self.there += 1
         with self._session.slowly():
             self._session.await_(
                 lambda: any(pid not in before for pid in self._session.notes.workers), _TIMEOUT_S, "a newcomer"
@@ -180,7 +181,7 @@ class Hitter:
 
     def _leave(self, victim: Worker) -> Hit:
         at_s = self._send(victim, signal.SIGTERM)
-        self._there -= 1
+        self.there -= 1
         hit = self._after(at_s, "leave", victim)
         self._session.await_(lambda: not victim.alive, _TIMEOUT_S, "the end of a worker that leaves")
         return hit
@@ -223,7 +224,7 @@ class Hitter:
             new = [worker for worker in self._session.notes.training if worker.notes[0].at_s > at_s]
             whole_s = max(note.at_s for worker in new if (note := worker.first(MADE, at_s))) - at_s if new else None
         elif fault not in ("join", "leave"):
-            self._there -= 1
+            self.there -= 1
         end_s = max(recovered_s)
         return Hit(
             fault,

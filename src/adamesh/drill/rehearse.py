@@ -20,7 +20,7 @@ from adamesh.train.progress import Display
 from adamesh.train.rehearsal import MADE
 from adamesh.train.settings import RunConfig
 
-__all__ = ["Drill", "Settings", "rehearse"]
+__all__ = ["Drill", "Settings", "calm_run", "durations", "rehearse"]
 
 _STEPS = 120
 """Before and after the faults, and for each: many are made, slowly, while a new worker starts."""
@@ -87,7 +87,7 @@ def rehearse(config: RunConfig, settings: Settings, folder: Path, display: Displ
     rehearsals: list[Rehearsal] = []
     skipped: dict[FaultName, str] = {}
     try:
-        calm, session = _calm(config, folder / "calm")
+        calm, session = calm_run(config, folder / "calm")
         usual = durations(session)
         done += 1
         display.step(done, {})
@@ -127,7 +127,12 @@ def _respawns(fault: FaultName, wanted: Sequence[bool]) -> Sequence[bool]:
     return (True,) if fault in ("slow", "join", "leave", "cut") else wanted
 
 
-def _calm(config: RunConfig, folder: Path) -> tuple[Ending, Session]:
+def calm_run(config: RunConfig, folder: Path) -> tuple[Ending, Session]:
+    """Train without a fault.
+
+    Raises:
+        AdameshError: it has failed.
+    """
     with Session(config, folder) as session:
         code = session.wait(lambda: None)
     end = ending(session, code)

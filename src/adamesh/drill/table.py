@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -10,8 +10,9 @@ from rich.table import Table
 
 from adamesh.drill.outcome import Rehearsal
 from adamesh.drill.rehearse import Drill
+from adamesh.drill.soak import Soak
 
-__all__ = ["print_drill", "quantile"]
+__all__ = ["print_drill", "print_soak", "quantile"]
 
 _LEGEND = """\
 detected: from the fault until the last worker knew of it. trains again: from the fault to the last worker's first step
@@ -42,6 +43,36 @@ def print_drill(console: Console, drill: Drill) -> None:
         f"{drill.machine.line()}",
         soft_wrap=True,
     )
+
+
+def print_soak(console: Console, soak: Soak) -> None:
+    """Faults by kind, and how the run fared beside the one without."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in ("fault", "hits", "detected", "trains again", "stalled", "whole"):
+        table.add_column(column, justify="left" if column == "fault" else "right")
+    found = soak.rehearsal
+    for fault in dict.fromkeys(hit.fault for hit in found.hits):
+        hits = [hit for hit in found.hits if hit.fault == fault]
+        times = ([getattr(hit, f"{key}_s") for hit in hits] for key in ("detection", "recovery", "stall", "whole"))
+        table.add_row(fault, str(len(hits)), *map(_spread, times))
+    console.print(table)
+    end, calm = found.ending, soak.calm
+    if not end.finished or found.problem:
+        console.print(f"FAILED: {found.problem or end.last_words}", soft_wrap=True)
+    if end.finished:
+        samples = "as without a fault" if found.same_samples else "ANOTHER ONE"
+        console.print(
+            f"{end.steps} steps in {end.seconds:.1f} s, without a fault {calm.seconds:.1f} s: goodput "
+            f"{soak.goodput:.1%}; loss {end.final_loss:.4g}, without a fault {calm.final_loss:.4g}; test "
+            f"{_tested(end.test)}, without a fault {_tested(calm.test)}; steps lost {end.steps_lost}, ledger "
+            f"{samples}, {end.checkpoints} checkpoint(s), all of which can be loaded",
+            soft_wrap=True,
+        )
+    console.print(soak.machine.line(), soft_wrap=True)
+
+
+def _tested(test: Mapping[str, float]) -> str:
+    return " ".join(f"{name} {value:.4f}" for name, value in test.items())
 
 
 def quantile(values: Sequence[float], share: float) -> float:

@@ -4,15 +4,15 @@ __all__ = ["Silence"]
 
 _TIMES_WORST = 4.0
 _TIMES_FLOOR = 4.0
-_FADING = 0.99
-"""Of the worst gap, with each message: after a few hundred it counts no longer."""
+_FADING = 0.998
+"""Of the worst gap, with each message, of which there are some twenty a second: it counts for a minute or two."""
 
 
 class Silence:
     """When one member was last heard, and whether it should have been heard since.
 
-    The limit is `_TIMES_WORST` times the worst recent gap between messages, at least ``floor_s`` and at most
-    `_TIMES_FLOOR` times that.
+    The limit is `_TIMES_WORST` times the worst recent gap between messages, or delay of the listener itself, at least
+    ``floor_s`` and at most `_TIMES_FLOOR` times that.
 
     Args:
         floor_s: the shortest silence that is suspicious, seconds.
@@ -30,7 +30,8 @@ class Silence:
         self.last = now
 
     def forgive(self, stall_s: float, now: float) -> None:
-        """The listener itself was held up for so long."""
+        """The listener itself was held up for so long: the others may be, by what else goes on there."""
+        self._worst = max(stall_s, self._worst)
         self.last = min(now, self.last + stall_s)
 
     @property

@@ -26,14 +26,24 @@ def test_whoever_is_heard_irregularly_is_waited_for_longer_but_never_for_ever(ga
         now += gap
         silence.hear(now)
     assert 0.5 <= silence.limit_s <= 2.0
-    assert silence.limit_s >= min(2.0, 4 * gaps[-1])
+    assert silence.limit_s >= min(2.0, 4 * gaps[-1] - 1e-9)  # what has been added up is a little off
 
 
 def test_a_stall_of_the_listener_is_no_evidence():
     silence = Silence(0.5, now=0.0)
     silence.forgive(stall_s=10.0, now=10.1)
     assert not silence.lasts(10.1)
-    assert silence.lasts(10.7)
+    assert silence.lasts(12.2)
+
+
+def test_who_is_often_held_up_itself_waits_longer_for_others():
+    silence = Silence(0.5, now=0.0)
+    silence.forgive(stall_s=0.3, now=0.4)
+    assert not silence.lasts(0.3 + 1.1)
+    assert silence.lasts(0.3 + 1.3)
+    for beat in range(2000):
+        silence.hear(0.4 + 0.05 * beat)
+    assert silence.limit_s == 0.5
 
 
 def beat(step: int, phase: str, waits: bool, moves: int = 0) -> Beat:

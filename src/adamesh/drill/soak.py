@@ -1,0 +1,116 @@
+"""A soak: one long run with faults of all kinds, one after the other, beside the same run without a fault."""
+
+import random
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from adamesh.bench.hosts import Hosts
+from adamesh.bench.machine import Machine
+from adamesh.drill.hits import Hit, Hitter
+from adamesh.drill.names import FaultName
+from adamesh.drill.notes import WHOLE_STEP
+from adamesh.drill.outcome import Ending, Rehearsal, compared, ending
+from adamesh.drill.rehearse import calm_run, durations
+from adamesh.drill.session import Ended, Session
+from adamesh.errors import AdameshError
+from adamesh.train.progress import Display
+from adamesh.train.settings import RunConfig
+
+__all__ = ["Soak", "soak"]
+
+_PROBE_STEPS = 100
+_LEAST_WORKERS = 3
+"""A stopped worker is outvoted by a majority of the others."""
+
+
+@dataclass(frozen=True)
+class Soak:
+    """All that was found."""
+
+    machine: Machine
+    task: str
+    workers: int
+    every_s: float
+    """From one fault to the next, at least."""
+    calm: Ending
+    """The run without a fault."""
+    rehearsal: Rehearsal
+    goodput: float
+    """Seconds in the training loop without a fault, over those with faults, for the same steps."""
+
+
+def soak(
+    config: RunConfig, faults: Sequence[FaultName], minutes: float, every_s: float, folder: Path, display: Display
+) -> Soak:
+    """Train for some minutes without a fault, then make the same steps with one after the other.
+
+    Args:
+        config: of the runs.
+        faults: kinds to draw from.
+        minutes: that the run without a fault takes, about.
+        every_s: seconds from one fault to the next.
+        folder: for the runs; made here.
+        display: told of each fault; its steps are faults.
+
+    Raises:
+        AdameshError: the run without a fault has failed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    machine = Machine.observed()
+    most = config.nproc + 1
+    config = replace(config, elastic=f"1:{most}", log_every=1)
+    if config.steps is None and config.epochs is None:
+        _, session = calm_run(replace(config, steps=_PROBE_STEPS), folder / "probe")
+        config = replace(config, steps=max(_PROBE_STEPS, round(60 * minutes / durations(session)[WHOLE_STEP])))
+    calm, session = calm_run(config, folder / "calm")
+    usual = durations(session)
+    display.begin(
+        [
+            ("task", config.task),
+            ("workers", str(config.nproc)),
+            ("faults", ", ".join(faults) + f"; one every {every_s:.0f} s"),
+            ("calm", f"{calm.steps} steps in {calm.seconds:.1f} s, loss {calm.final_loss:.4g}"),
+            ("folder", str(folder)),
+        ],
+        0,
+        max(1, round(calm.seconds / every_s)),
+    )
+    hits: list[Hit] = []
+    problem = ""
+    with ExitStack() as stack:
+        hosts = stack.enter_context(Hosts(config.nproc, None)) if "cut" in faults else None
+        session = Session(config, folder / "soak", hosts=hosts)
+        session.rests = False
+        stack.enter_context(session)
+        draw = random.Random(f"{config.seed} soak")
+        hitter = Hitter(session, draw, respawn=True, durations=usual)
+        try:
+            while True:
+                next_s = time.monotonic() + every_s
+                possible = [fault for fault in faults if _possible(fault, hitter.there, most)]
+                hits += [hitter.hit(draw.choice(possible))]
+                after = hits[-1].recovery_s
+                display.say(f"{hits[-1].fault} at step {hits[-1].step}" + ("" if after is None else f": {after:.3f} s"))
+                display.step(len(hits), {})
+                session.rest(max(0.0, next_s - time.monotonic()))
+        except Ended:
+            pass  # as it should, when all steps are made
+        except AdameshError as error:
+            problem = str(error)
+            session.end()
+        finally:
+            display.end()
+        code = session.wait(lambda: None)
+    end = ending(session, code)
+    found = compared(("kill", True), hits, (folder / "soak", end), (folder / "calm", calm), problem)
+    goodput = calm.seconds / end.seconds if end.finished else 0.0
+    return Soak(machine, config.task, config.nproc, every_s, calm, found, goodput)
+
+
+def _possible(fault: FaultName, there: int, most: int) -> bool:
+    if fault == "join":
+        return there < most
+    return fault != "leave" or there > _LEAST_WORKERS
