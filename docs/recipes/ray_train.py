@@ -20,12 +20,17 @@ import adamesh
 EPOCHS = 40
 
 
+def build_model() -> nn.Module:
+    """The same on every worker."""
+    return nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 1))
+
+
 def train(config: dict[str, Any]) -> None:
     """What each worker does; Ray has made a process group of them."""
     torch.manual_seed(0)  # the same data on every worker
     inputs = torch.randn(512, 16)
     targets = inputs.sum(dim=1, keepdim=True)
-    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 1))
+    model = build_model()
     optimizer = adamesh.AdamW(model.named_parameters(), lr=1e-2)
     checkpoint = Path(config["folder"]) / "checkpoint"
     if (checkpoint / "manifest.json").exists():
@@ -54,4 +59,4 @@ def fit(folder: Path, num_workers: int) -> Any:
 
 
 if __name__ == "__main__":
-    print(fit(Path(sys.argv[1]).resolve(), num_workers=2).metrics)
+    print(fit(Path(sys.argv[1]).resolve(), num_workers=2))

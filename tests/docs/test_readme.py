@@ -40,18 +40,10 @@ def test_the_first_block_of_a_page_runs(page: str) -> None:
     exec(re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)[0], {})
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        "README.md",
-        "docs/compare.md",
-        "docs/elastic.md",
-        "docs/guard.md",
-        "docs/multi-machine.md",
-        "docs/sparse.md",
-        "docs/tour.md",
-    ],
-)
+PAGES = ("compare", "elastic", "guard", "multi-machine", "sparse", "tour", "training")
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{name}.md" for name in PAGES)])
 def test_relative_links_lead_somewhere(page: str) -> None:
     file = README.parent / page
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", file.read_text()):

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 import adamesh
+from adamesh.company.founding import founding_store
 from adamesh.company.members import read_members
 from adamesh.data.ledger import expected
 from adamesh.data.sampler import GlobalSampler
@@ -141,3 +143,10 @@ def test_an_environment_that_says_too_little_is_refused_with_what_to_set(
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError, match=said):
         adamesh.elastic(folder and tmp_path / folder)
+
+
+def test_the_first_founder_may_serve_a_store_at_the_meeting_place_already():
+    port = int(free_port())
+    there = TCPStore("127.0.0.1", port, 2, is_master=True, wait_for_workers=False, multi_tenant=True)
+    there.set("folder", "run")
+    assert founding_store("127.0.0.1", port, 0, 2, 10.0).get("folder") == b"run"

@@ -12,7 +12,9 @@ __all__ = ["found_through", "founding_store"]
 
 def founding_store(host: str, port: int, rank: int, size: int, timeout_s: float) -> Store:
     """The store at an address; the founder of rank 0 hosts it."""
-    return TCPStore(host, port, size, is_master=rank == 0, timeout=timedelta(seconds=timeout_s), wait_for_workers=False)
+    timeout = timedelta(seconds=timeout_s)
+    # This process may serve a store there already, through which the workers have agreed on the run's folder.
+    return TCPStore(host, port, size, is_master=rank == 0, timeout=timeout, wait_for_workers=False, multi_tenant=True)
 
 
 def found_through(store: Store, me: Member, rank: int, size: int) -> Roster:
