@@ -50,15 +50,21 @@ def undisturbed(sampler: GlobalSampler) -> dict[str, torch.Tensor]:
     return dict(model.named_parameters())
 
 
+@pytest.mark.timeout(240)  # four processes, each of which loads torch, beside other tests
 def test_one_of_three_is_killed_and_another_joins_and_all_ends_as_if_nothing_had_happened(tmp_path):
     founders = {"WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "ADAMESH_TOKEN": "secret"}
     workers = [
         start(tmp_path, tmp_path / f"{rank}.json", 7 if rank == 0 else NEVER, 15, RANK=str(rank), **founders)
         for rank in range(3)
     ]
-    workers[0].wait(60)  # the first, which hosts the store and has left word for newcomers
-    workers.append(start(tmp_path, tmp_path / "3.json", ADAMESH_JOIN="1"))
-    said = [worker.communicate(timeout=60)[1] for worker in workers]
+    try:
+        workers[0].wait(100)  # the first, which hosts the store and has left word for newcomers
+        workers.append(start(tmp_path, tmp_path / "3.json", ADAMESH_JOIN="1"))
+        said = [worker.communicate(timeout=100)[1] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate()
     assert [worker.returncode for worker in workers] == [-9, 0, 0, 0], said
     ends = [json.loads((tmp_path / f"{number}.json").read_text()) for number in (1, 2, 3)]
     sampler = GlobalSampler(SAMPLES, BATCH, SEED)
