@@ -113,6 +113,7 @@ class Hosts:
         name = self._name(host)
         _ip("-n", name, "addr", "add", f"{self.address(host)}/24", "dev", _INTERFACE)
         _ip("-n", name, "link", "set", _INTERFACE, "up")
+        _ip("-n", name, "link", "set", "lo", "up")  # by which a host reaches itself
         self._limit(name, _INTERFACE)
 
     def _limit(self, namespace: str, interface: str) -> None:

@@ -60,26 +60,26 @@ class Rehearsal:
         pid = os.getpid()
         self._slowly = folder / SLOWLY
         self._order = folder / f"{pid}.order"
-        # Unbuffered: the last note before a kill counts.
-        self._file = (folder / f"{pid}.notes").open("ab", buffering=0)
+        # Written at once, for the last note before a kill counts, and open for as long as the process lives.
+        self._file = os.open(folder / f"{pid}.notes", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         me = Identity(pid, int(environment.get("RANK", "0")), bool(environment.get("ADAMESH_JOIN")), name)
-        self._file.write(f"{json.dumps(asdict(me))}\n".encode())
+        os.write(self._file, f"{json.dumps(asdict(me))}\n".encode())
 
     def note(self, step: int, phase: str) -> None:
         """Take down that this worker is at a step, in a phase."""
         now_s = time.monotonic()
-        self._file.write(f"{now_s:.6f} {step} {phase}\n".encode())
+        os.write(self._file, f"{now_s:.6f} {step} {phase}\n".encode())
         if self._order.exists():
             wanted, delay = self._order.read_text(encoding="utf-8").split()
             if phase == wanted:
                 self._die(now_s, step, max(float(delay), _LEAST_S))
         if phase == MADE and self._slowly.exists():
             time.sleep(_REST_S)
-            self._file.write(f"{time.monotonic():.6f} {step} {RESTED}\n".encode())
+            os.write(self._file, f"{time.monotonic():.6f} {step} {RESTED}\n".encode())
 
     def _die(self, now_s: float, step: int, delay_s: float) -> None:
         """Be killed in the middle of whatever comes: by the kernel's timer, which waits for no lock of Python's."""
         self._order.unlink()
-        self._file.write(f"{now_s + delay_s:.6f} {step} {DIES}\n".encode())
+        os.write(self._file, f"{now_s + delay_s:.6f} {step} {DIES}\n".encode())
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, delay_s)

@@ -1,0 +1,26 @@
+"""Workers killed in one session, in a short form."""
+
+import pytest
+
+from adamesh.bench.elastic import bench_elastic, p99
+from adamesh.bench.options import ElasticOptions
+from adamesh.errors import ConfigurationError
+
+
+def test_who_is_killed_and_replaced_leaves_no_trace_in_the_parameters(tmp_path):
+    result = bench_elastic(ElasticOptions(times=2, nproc=3, dtype="float64", out=tmp_path))
+    assert result.lost_nothing
+    assert result.difference < 1e-12
+    assert all(loss.recovery_s > 0 for loss in result.losses)
+    assert (tmp_path / "elastic.json").is_file()
+
+
+def test_a_hundredth_may_be_beyond_the_99th_percentile():
+    assert p99([*range(100)]) == 98
+    assert p99([3.0, 1.0]) == 3.0
+
+
+@pytest.mark.parametrize("options", [{"victims": 3}, {"victims": 0}, {"times": 0}])
+def test_numbers_out_of_range_are_refused(options):
+    with pytest.raises(ConfigurationError, match=f"--{next(iter(options))}"):
+        ElasticOptions(**options)
