@@ -68,6 +68,8 @@ class ElasticResult:
     the difference over their norm."""
     difference_calm: float
     """The same of one process that trained in the same precision without a fault, cutting each batch among as many."""
+    suspected: int
+    """Workers that the others took for dead, though nothing was done to them: others joined in their place."""
     alike: bool
     """All workers ended with the same parameters."""
 
@@ -99,7 +101,7 @@ def bench_elastic(options: ElasticOptions, console: Console | None = None) -> El
                 losses += [_hit(crew, options, draw)]
                 display.step(number + 1, {"recovery_s": losses[-1].recovery_s, "join_s": losses[-1].join_s})
             states = _end(crew)
-            result = _judged(machine, options, course, losses, [*crew.hands, *crew.gone], states)
+            result = _judged(machine, options, course, losses, crew, states)
     finally:
         display.end()
     (folder / "elastic.json").write_text(
@@ -113,6 +115,8 @@ def bench_elastic(options: ElasticOptions, console: Console | None = None) -> El
 def _hit(crew: Crew, options: ElasticOptions, draw: random.Random) -> Loss:
     crew.prepare()
     crew.await_(lambda: all(hand.first_in(crew.epoch) for hand in crew.hands), "steps of all workers")
+    while len(crew.hands) < options.nproc:
+        _replace(crew)
     crew.rest(draw.uniform(0.05, 0.3))
     epoch, step = crew.epoch, crew.newest.step
     victims = draw.sample(crew.hands, options.victims)
@@ -127,11 +131,16 @@ def _hit(crew: Crew, options: ElasticOptions, draw: random.Random) -> Loss:
         _wake(crew, victims)
     join_s = 0.0
     for _ in victims:
-        crew.prepare()
-        newcomer, told_s = crew.replace()
-        crew.await_(lambda hand=newcomer: bool(hand.made), "a newcomer's step")  # type: ignore[misc]
-        join_s = max(join_s, newcomer.made[0].at_s - told_s)
+        join_s = max(join_s, _replace(crew))
     return Loss(step, len(victims), recovery_s, join_s)
+
+
+def _replace(crew: Crew) -> float:
+    """Let a standby join; returns the seconds until its first step."""
+    crew.prepare()
+    newcomer, told_s = crew.replace()
+    crew.await_(lambda: bool(newcomer.made), "a newcomer's step")
+    return newcomer.made[0].at_s - told_s
 
 
 def _wake(crew: Crew, victims: Sequence[Hand]) -> None:
@@ -160,12 +169,12 @@ def _judged(
     options: ElasticOptions,
     course: Course,
     losses: Sequence[Loss],
-    hands: Sequence[Hand],
+    crew: Crew,
     states: Sequence[dict[str, torch.Tensor]],
 ) -> ElasticResult:
     made: dict[int, Made] = {}
     lost = 0
-    for hand in hands:
+    for hand in [*crew.hands, *crew.gone]:
         lost += sum(after.step <= before.step for before, after in pairwise(hand.made))
         for one in hand.made:
             known = made.setdefault(one.step, one)
@@ -190,6 +199,7 @@ def _judged(
         final_loss(course, calm),
         distance(states[0], exact),
         distance(calm, exact),
+        crew.suspected,
         all(distance(state, states[0]) == 0 for state in states),
     )
 
@@ -209,6 +219,8 @@ def _print(console: Console, result: ElasticResult) -> None:
         table.add_row(name, *(f"{value:.3f}" for value in (statistics.median(times), p99(times), max(times))))
     console.print(table)
     ledger = "as without a fault" if result.same_ledger else "ANOTHER ONE"
+    if result.suspected:
+        console.print(f"{result.suspected} worker(s) suspected without a fault, and replaced")
     console.print(f"steps lost {result.steps_lost}, samples wrong {result.samples_wrong}, ledger {ledger}")
     console.print(
         f"final parameters: {result.difference:.2e} from those in double precision on one process without a fault "

@@ -58,6 +58,8 @@ class Crew:
         self.hands: list[Hand] = []
         """Those that take part."""
         self.gone: list[Hand] = []
+        self.suspected = 0
+        """Workers that the others took for dead, though nothing was done to them."""
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
             port = sock.getsockname()[1]
@@ -117,6 +119,9 @@ class Crew:
             if time.monotonic() > deadline:
                 raise AdameshError(f"waited for more than {_TIMEOUT_S:.0f} s: {what}")
             self.hear(0.1)
+            for hand in [hand for hand in self.hands if "Expelled" in hand.words]:
+                self.suspected += 1
+                self.lose(hand)
 
     def hear(self, timeout_s: float) -> None:
         """Take in what workers have said, waiting for a word if there is none."""

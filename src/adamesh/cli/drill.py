@@ -88,7 +88,7 @@ def run(argv: Sequence[str]) -> int:
     if folder.exists() and any(folder.iterdir()):
         raise ConfigurationError(f"out = {os.path.relpath(folder)}: is not empty; choose another --out")
     respawn = {"both": (True, False), "yes": (True,), "no": (False,)}[options.respawn]
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, width=max(120, Console().width))
     if options.soak:
         return _soak(options, config, folder, console)
     settings = Settings(tuple(dict.fromkeys(options.faults)), options.times, respawn)
