@@ -65,11 +65,14 @@ class Session:
         self._settings = beside / "config.toml"
         self._log = beside / "output.log"
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._begun = 0
+        """How many of them the run began with; the others have joined, and may come too late."""
 
     def __enter__(self) -> Self:
         write_config(self.config, self._settings)
         for line in self._lines():
             self._start(line)
+            self._begun += 1
         return self
 
     def __exit__(
@@ -138,7 +141,7 @@ class Session:
             look()
             time.sleep(0.1)
         self.notes.read()
-        return max((process.returncode for process in self._processes), key=abs)
+        return max((process.returncode for process in self._processes[: self._begun]), key=abs)
 
     def end(self) -> None:
         """Kill all that is left of it."""

@@ -175,6 +175,8 @@ def _supervise(crew: _Crew, number: int, stop: Stop) -> None:
         if code == 0 or crew.ended_s is not None or stop.requested or not again:
             return
         if somebody_is_left or not crew.founding.size or crew.founding.size > crew.nproc:
+            if read_members(crew.folder) is None:
+                return  # the run has ended meanwhile
             joins = True  # elsewhere or here, others go on
         else:
             with crew.lock:
