@@ -2,19 +2,15 @@
 
 import json
 import os
-import secrets
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from adamesh.errors import ConfigurationError
 
-__all__ = ["Members", "forget_members", "read_members", "shared_token", "write_members"]
+__all__ = ["Members", "forget_members", "read_members", "write_members"]
 
 _NAME = "members.json"
-_TOKEN = "token"
-_AWAIT_S, _LOOK_S = 60.0, 0.1
 
 
 @dataclass(frozen=True)
@@ -30,7 +26,11 @@ class Members:
 def write_members(folder: Path, members: Members) -> None:
     """Leave them in the run's folder, in place of those before."""
     record = {"token": members.token, "epoch": members.epoch, "addresses": [list(a) for a in members.addresses]}
-    _write_private(folder / _NAME, json.dumps(record))
+    draft = folder / f".{_NAME}.{os.getpid()}"
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(record, file)
+    draft.replace(folder / _NAME)
 
 
 def read_members(folder: Path) -> Members | None:
@@ -53,35 +53,3 @@ def read_members(folder: Path) -> Members | None:
 def forget_members(folder: Path) -> None:
     """The run has ended."""
     (folder / _NAME).unlink(missing_ok=True)
-
-
-def shared_token(folder: Path, *, makes: bool) -> str:
-    """The secret of a run that begins on several machines: it lies in the run's folder, which all of them see.
-
-    Args:
-        folder: of the run.
-        makes: this machine makes it, if it is not there; the others wait.
-
-    Raises:
-        ConfigurationError: it does not come.
-    """
-    file = folder / _TOKEN
-    if makes and not file.exists():
-        _write_private(file, secrets.token_hex(16))
-    deadline = time.monotonic() + _AWAIT_S
-    while not file.exists():
-        if time.monotonic() >= deadline:
-            raise ConfigurationError(
-                f"{file} does not appear: machine 0 has not begun, or its --out is not on the disk that this one sees"
-            )
-        time.sleep(_LOOK_S)
-    return file.read_text(encoding="utf-8")
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write a file whole that only its owner can read."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    draft.replace(path)
