@@ -9,6 +9,7 @@ from adamesh.bench.speeds import bench_async
 from adamesh.errors import ConfigurationError
 
 
+@pytest.mark.soak
 def test_a_slow_worker_slows_every_step_and_not_pushes(tmp_path):
     options = AsyncOptions(staleness=(0, 1000), nproc=2, slow=6, step_ms=20, samples=1500, seeds=1, out=tmp_path)
     result = bench_async(options)

@@ -9,6 +9,7 @@ from adamesh.bench.options import BalanceOptions
 from adamesh.errors import ConfigurationError
 
 
+@pytest.mark.soak
 def test_shares_by_speed_are_faster_than_equal_ones(tmp_path):
     result = bench_balance(BalanceOptions(batch_size=16, sample_ms=3, steps=12, rounds=1, out=tmp_path))
     assert result.of_sum["balanced"] > result.of_sum["equal shares"]
