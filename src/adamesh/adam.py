@@ -13,6 +13,7 @@ class AdamW(MeshOptimizer):
     """AdamW (Loshchilov & Hutter 2019) on a mesh; ``torch.optim.AdamW``'s arguments, and a plan.
 
     Example:
+        >>> import torch
         >>> model = torch.nn.Linear(4, 2)
         >>> optimizer = AdamW(model.parameters(), lr=3e-4)
         >>> model(torch.ones(1, 4)).sum().backward()

@@ -19,7 +19,7 @@ def test_a_worker_killed_in_the_middle_of_a_commit_costs_no_step_and_no_sample(r
 
 @pytest.mark.soak
 def test_a_soak_ends_with_every_sample_trained_on_once(run, tmp_path):
-    options = ("--nproc", "3", "--steps", "250", "--faults", "kill", "slow", "--every-s", "2", "--out", "out")
+    options = ("--nproc", "3", "--steps", "2500", "--faults", "kill", "slow", "--every-s", "2", "--out", "out")
     code, _, err = run("drill", "regression", "--soak", *options)
     assert (code, err) == (0, "")
     found = json.loads((tmp_path / "out" / "soak.json").read_text())
