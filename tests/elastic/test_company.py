@@ -76,7 +76,7 @@ def test_who_leaves_is_left_out_and_told_so():
 
 
 def test_of_two_halves_only_that_of_the_oldest_goes_on():
-    with Crew(4, Patience(silence_s=0.2, quorum_s=1.0)) as crew:
+    with Crew(4, Patience(silence_s=0.2, quorum_s=6.0)) as crew:
         for number in range(4):
             others = [2, 3] if number < 2 else [0, 1]
             crew.tell(number, ("deaf", [crew.name(other) for other in others]))
