@@ -26,6 +26,7 @@ def lines(folder: Path, name: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
+@pytest.mark.soak
 def test_two_machines_begin_together_and_when_one_is_asked_to_end_the_other_goes_on(tmp_path: Path) -> None:
     run = tmp_path / "run"
     train = [sys.executable, "-m", "adamesh", "train", "digits", "--elastic", "1:4", "--nproc", "1"]
