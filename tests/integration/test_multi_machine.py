@@ -18,7 +18,7 @@ from adamesh.data.sampler import GlobalSampler
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("ip") is None, reason="network namespaces need root and iproute2"
 )
-STEPS, BATCH = 150, 64
+STEPS, BATCH = 2500, 64  # so many that the run is not over before somebody has gone
 
 
 def lines(folder: Path, name: str) -> list[dict[str, object]]:

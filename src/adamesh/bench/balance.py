@@ -12,10 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from adamesh.bench.balance_worker import ALONE, BALANCED, CONTENDERS, Course, Lap
+from adamesh.bench.laps import made
 from adamesh.bench.machine import Machine
 from adamesh.bench.options import BalanceOptions
-from adamesh.errors import AdameshError
-from adamesh.train.launch import run_workers
 
 __all__ = ["BalanceResult", "bench_balance", "steps_to_adapt", "summarised"]
 
@@ -57,16 +56,8 @@ def bench_balance(options: BalanceOptions, console: Console | None = None) -> Ba
     machine = Machine.observed()
     sample_s, batch_size = options.sample_ms / 1000, options.batch_size * options.nproc
     course = Course(options.slow, options.by, sample_s, batch_size, options.steps, options.rounds)
-    file = folder / "course.json"
-    file.write_text(json.dumps(asdict(course)), encoding="utf-8")
-    module = "adamesh.bench.balance_worker"
-    outcome = run_workers(module, [str(file)], nproc=options.nproc, logs=folder, on_stop=lambda: None)
-    if outcome.stopped:
-        raise KeyboardInterrupt
-    if outcome.failure is not None:
-        raise AdameshError(f"{outcome.failure.line()}; its log is {outcome.log}")
-    texts = [(folder / f"laps{rank}.json").read_text(encoding="utf-8") for rank in range(options.nproc)]
-    result = summarised(machine, course, [[Lap(**lap) for lap in json.loads(text)] for text in texts])
+    laps = made("adamesh.bench.balance_worker", course, options.nproc, folder)
+    result = summarised(machine, course, [[Lap(**lap) for lap in mine] for mine in laps])
     _print(console, result)
     (folder / "balance.json").write_text(json.dumps({"bench": "balance", **asdict(result)}, indent=1) + "\n", "utf-8")
     console.print(f"written to {folder / 'balance.json'}", soft_wrap=True)

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from adamesh.adam import AdamW
+from adamesh.bench.laps import leave
 from adamesh.bench.quota import Quota
 from adamesh.bench.worker import bar
 from adamesh.comm.base import Mesh
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
                     progress.refresh()
     finally:
         driver.close()
-    file.with_name(f"laps{rank}.json").write_text(json.dumps([asdict(lap) for lap in laps]), encoding="utf-8")
+    leave(file, rank, laps)
     dist.barrier()
     dist.destroy_process_group()
     return 0

@@ -12,11 +12,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from adamesh.bench.laps import made
 from adamesh.bench.machine import Machine
 from adamesh.bench.options import AsyncOptions
 from adamesh.bench.speeds_worker import ALONE, TOGETHER, Course, Lap, name_of
-from adamesh.errors import AdameshError
-from adamesh.train.launch import run_workers
 
 __all__ = ["Pace", "SpeedsResult", "bench_async"]
 
@@ -76,16 +75,8 @@ def bench_async(options: AsyncOptions, console: Console | None = None) -> Speeds
         lr=options.lr,
         seeds=options.seeds,
     )
-    file = folder / "course.json"
-    file.write_text(json.dumps(asdict(course)), encoding="utf-8")
-    module = "adamesh.bench.speeds_worker"
-    outcome = run_workers(module, [str(file)], nproc=options.nproc, logs=folder, on_stop=lambda: None)
-    if outcome.stopped:
-        raise KeyboardInterrupt
-    if outcome.failure is not None:
-        raise AdameshError(f"{outcome.failure.line()}; its log is {outcome.log}")
-    texts = [(folder / f"laps{rank}.json").read_text(encoding="utf-8") for rank in range(options.nproc)]
-    laps = [[Lap(**lap) for lap in json.loads(text)] for text in texts]
+    found = made("adamesh.bench.speeds_worker", course, options.nproc, folder)
+    laps = [[Lap(**lap) for lap in mine] for mine in found]
     result = summarised(machine, course, laps)
     _print(console, result)
     (folder / "async.json").write_text(json.dumps({"bench": "async", **asdict(result)}, indent=1) + "\n", "utf-8")

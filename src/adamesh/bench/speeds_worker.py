@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from torch import nn
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 
 from adamesh.adam import AdamW
+from adamesh.bench.laps import leave
 from adamesh.bench.worker import bar
 from adamesh.comm.base import Mesh
 from adamesh.comm.local import LocalCommunicator
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str]) -> int:
                 laps.append(driver.alone(seed) if name == ALONE else driver.lap(name, seed))
                 progress.advance(task)
                 progress.refresh()
-    file.with_name(f"laps{rank}.json").write_text(json.dumps([asdict(lap) for lap in laps]), encoding="utf-8")
+    leave(file, rank, laps)
     dist.barrier()
     dist.destroy_process_group()
     return 0

@@ -95,7 +95,9 @@ class Lineage:
 
     def _enter(self, formation: Formation) -> None:
         mesh = mesh_of(formation, self._gradients)
-        old = self._estate
+        # Whoever waits for a checkpoint brings nothing. (What a commit left that was cut short is not lost.)
+        lost = self._estate is not None and self._estate.is_lost
+        old = None if lost else self._estate
 
         def build(from_first: bool) -> Engine:
             return self._build(mesh, formation.epoch, from_first)

@@ -60,6 +60,11 @@ class Estate:
         """The engine's."""
         return transaction_of(self.engine)
 
+    @property
+    def is_lost(self) -> bool:
+        """Nothing in it is of use before a checkpoint is loaded."""
+        return isinstance(self.transaction.broken, StateLost) and self.transaction.progress is None
+
     def runs(self) -> list[HeldRun]:
         """Everything that is held here of slices, masters included, as views."""
         runs = _runs(self.engine)

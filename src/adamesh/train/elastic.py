@@ -1,20 +1,12 @@
-"""A run whose workers come and go: how they enter it, and what the trainer has to put right when they have.
+"""A run whose workers come and go: how they enter it, who is there, and who has been."""
 
-Whenever the optimizer has regrouped, on whatever worker and for whatever reason, the next thing that all workers of the
-new epoch do is :meth:`Elastic.reconcile`: some may have accounted for the last step and others not, and a newcomer
-knows nothing yet.
-"""
-
-import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from adamesh.comm.base import Communicator
 from adamesh.company.events import Change
@@ -22,13 +14,12 @@ from adamesh.company.members import Members, forget_members, read_members, write
 from adamesh.company.workers import Workers as Company
 from adamesh.entry import enter
 from adamesh.errors import ConfigurationError, QuorumLost
-from adamesh.replicas import broadcast_buffers
 from adamesh.tasks.base import Splits, Task
 from adamesh.train.bounds import Bounds
 from adamesh.train.evaluate import to_device
 from adamesh.train.events import Event
 
-__all__ = ["DEPARTED", "EXPELLED", "Departed", "Elastic", "Word", "elastic_here", "warm_up"]
+__all__ = ["DEPARTED", "EXPELLED", "Departed", "Elastic", "elastic_here", "warm_up"]
 
 EXPELLED = 75
 """The exit code of a worker that the others have taken for dead (sysexits' "try again")."""
@@ -40,24 +31,6 @@ _LOOK_S = 0.05
 
 class Departed(Exception):
     """This worker has asked to go, and the others go on without it."""
-
-
-@dataclass(frozen=True)
-class Word:
-    """What one worker's trainer knows when an epoch begins."""
-
-    totals: Mapping[str, Any]
-    untold: Sequence[Sequence[float]]
-    """Its shares of steps that are made and not accounted for."""
-    owed: Mapping[str, Any] | None
-    """What is to be done between steps, and is not."""
-    beside: Mapping[str, Any]
-    """All else that must be alike on all workers."""
-
-    @property
-    def steps(self) -> int:
-        """That it has accounted for."""
-        return int(self.totals["steps"])
 
 
 def elastic_here(bounds: str | None) -> "Elastic | None":
@@ -145,40 +118,9 @@ class Elastic:
         if self.world.rank == 0:
             forget_members(folder)
 
-    def reconcile(self, mine: Word | None, model: nn.Module) -> tuple[Word, list[list[float]], bool]:
-        """Tell each other how far everybody is. Collective among the workers of a new epoch.
-
-        Args:
-            mine: what this worker knows; None for a newcomer.
-            model: whose buffers everybody gets from the first worker if there are newcomers.
-
-        Returns:
-            What those know who are furthest; the sums of shares of their steps that nobody has accounted for; and
-            whether this worker has to take all of it over.
-        """
-        world = self.world
-        record = None if mine is None else vars(mine)
-        found = [json.loads(message) for message in world.exchange(json.dumps(record).encode(), "reconcile")]
-        words = [Word(**word) for word in found if word is not None]
-        furthest = max(words, key=lambda word: (word.steps, word.owed is not None))
-        telling = [word.untold for word in words if word.steps == furthest.steps and len(word.untold)]
-        sums = [[sum(shares) for shares in zip(*step, strict=True)] for step in zip(*telling, strict=False)]
-        if None in found:
-            broadcast_buffers(model, world)
+    def settled(self) -> None:
+        """Everybody has spoken of the change."""
         self._epoch = self.company.formation.epoch
-        behind = mine is None or mine.steps < furthest.steps or len(mine.untold) < len(sums)
-        return furthest, sums, behind
-
-    def settle(self, folder: Path) -> None:
-        """A checkpoint was loaded in the new epoch: there is nothing to reconcile."""
-        self._epoch = self.company.formation.epoch
-        self.publish(folder)
-
-    def hand_over(self, mine: Word | None) -> Word:
-        """What those know now who are furthest. Collective."""
-        record = None if mine is None else vars(mine)
-        found = [json.loads(message) for message in self.world.exchange(json.dumps(record).encode(), "hand over")]
-        return max((Word(**word) for word in found if word is not None), key=lambda word: word.steps)
 
     def events(self) -> list[Event]:
         """Who has come and gone since this was last asked, in words."""

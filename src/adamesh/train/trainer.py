@@ -4,27 +4,24 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Literal
 
 import torch
 
 import adamesh
-from adamesh.data.ledger import Ledger, Tally
+from adamesh.data.ledger import Tally
 from adamesh.data.seeds import derived_seed
 from adamesh.errors import (
     CheckpointError,
     CommunicationError,
     ConfigurationError,
     Diverged,
-    Expelled,
-    QuorumLost,
     StateLost,
 )
 from adamesh.optimizer import MeshOptimizer
-from adamesh.train.best import Best
 from adamesh.train.checkpoints import CheckpointFolder
 from adamesh.train.config import config_hash
-from adamesh.train.elastic import Departed, Elastic, Word
+from adamesh.train.continuity import Continuity
+from adamesh.train.elastic import Elastic
 from adamesh.train.evaluate import evaluate
 from adamesh.train.guarding import Guarding
 from adamesh.train.names import build_optimizer, build_plan
@@ -32,15 +29,14 @@ from adamesh.train.progress import Display
 from adamesh.train.pushing import Stretches
 from adamesh.train.record import Recorder
 from adamesh.train.run import Run, Totals
+from adamesh.train.standing import Owed, Reason, Standing
 from adamesh.train.step import Stepper
-from adamesh.train.stopping import Interruption, Plateau
+from adamesh.train.stopping import Interruption
 from adamesh.train.summary import Summary
-from adamesh.train.untold import OwnStep, Untold, meets_after
+from adamesh.train.untold import OwnStep, meets_after
 from adamesh.train.weights import load_weights
 
 __all__ = ["Trainer"]
-
-Reason = Literal["finished", "tolerance", "time", "early-stop", "interrupted"]
 
 _MOST_EVALUATIONS = 50
 _MOST_CHECKPOINTS = 10
@@ -55,17 +51,6 @@ class Pace:
     save_every: int
     began_s: float
     """When the run began, on this worker's clock, less the time that it did not run."""
-
-
-@dataclass
-class Owed:
-    """What is to be done between two steps."""
-
-    reason: Reason | None
-    """Why the last step was the last."""
-    evaluated: bool = False
-    improved: bool = False
-    """It has been evaluated, and is the best so far."""
 
 
 class Trainer:
@@ -89,7 +74,7 @@ class Trainer:
         plan = build_plan(run.config.plan, run.device, run.workers.size, run.config.optim.rule, guard, company)
         self.optimizer = build_optimizer(run.config.optim, self.model, plan)
         self._sync = plan.sync
-        self._untold = Untold()
+        standing = self.standing = Standing(run.config)
         tells = elastic is not None and plan.sync.at(0).gradients
         self._stepper = Stepper(run, self.model, self.optimizer, tells=tells)
         self._recorder = Recorder(run, display)
@@ -111,13 +96,28 @@ class Trainer:
         if elastic is not None:
             self._checkpoints.attend(self.model, self.optimizer)
             self._best_checkpoint.attend(self.model, self.optimizer)
-        self._plateau = Plateau(run.config.tolerance, run.config.tolerance_steps)
-        self._best = Best(run.config.best_metric, run.config.best_is, run.config.patience)
         self._step_under_way = 0
-        self._owed: Owed | None = None
-        """What is to be done between steps, and is not yet."""
-        self.totals = Totals()
-        self._ledger = Ledger()
+        self._continuity: Continuity | None = None
+        """What is done when workers are lost, come or go, where they may."""
+        if elastic is not None:
+            assert isinstance(self.optimizer, MeshOptimizer)
+            self._continuity = Continuity(
+                elastic,
+                standing,
+                self.model,
+                self.optimizer,
+                self._stepper,
+                self._recorder,
+                run.folder,
+                self._checkpoints,
+                self._tell,
+                self._restore,
+            )
+
+    @property
+    def totals(self) -> Totals:
+        """How far the run is."""
+        return self.standing.totals
 
     def train(self, resume: bool) -> Summary:
         """Train to the end of the run, or to where it is stopped. Collective.
@@ -130,8 +130,8 @@ class Trainer:
             CheckpointError: there are checkpoints, and none can be loaded.
             Diverged: the loss or the gradient is not finite any more.
         """
-        if self._elastic is not None and self._elastic.newcomer:
-            self._reconcile(newcomer=True)
+        if self._continuity is not None and self._continuity.elastic.newcomer:
+            self._continuity.enter()
         elif resume:
             self._restore()
         elif self._checkpoints.candidates():
@@ -180,9 +180,9 @@ class Trainer:
                 self._best_checkpoint.finish()
                 return self._summary(reason, parameters)
             except (CommunicationError, StateLost) as error:
-                if self._elastic is None:
+                if self._continuity is None:
                     raise
-                self._go_on_after(error)
+                self._continuity.go_on_after(error)
 
     def _loop(self, interruption: Interruption) -> Reason:
         total_steps = self._run.total_steps()
@@ -195,22 +195,22 @@ class Trainer:
             try:
                 reason = self._turn(interruption, Pace(total_steps, evaluate_every, save_every, began_s))
             except (CommunicationError, StateLost) as error:
-                if self._elastic is None:
+                if self._continuity is None:
                     raise
-                self._go_on_after(error)
+                self._continuity.go_on_after(error)
         return reason
 
     def _turn(self, interruption: Interruption, pace: "Pace") -> Reason | None:
         """A step, and what is due after it; the same answer on every worker."""
-        if self._owed is None:
+        if self.standing.owed is None:
             if self._stretches is not None:
                 pauses = (pace.evaluate_every, pace.save_every, pace.total_steps)
-                self._owed = Owed(self._stretch(self._stretches, interruption, pace.total_steps, pauses))
+                self.standing.owed = Owed(self._stretch(self._stretches, interruption, pace.total_steps, pauses))
             else:
-                made = self.totals.steps + len(self._untold.steps) + 1
+                made = self.totals.steps + len(self.standing.untold.steps) + 1
                 due = made >= pace.total_steps or made % pace.evaluate_every == 0 or made % pace.save_every == 0
-                self._step(interruption, pace.total_steps, meets=due or meets_after(self._sync, made - 1))
-        owed = self._owed
+                self._step(interruption, meets=due or meets_after(self._sync, made - 1))
+        owed = self.standing.owed
         if owed is None:
             return None
         if owed.reason in ("finished", "tolerance", "time"):
@@ -227,13 +227,13 @@ class Trainer:
             self._note("saving")
             self._save(self._best_checkpoint)
         reason = owed.reason
-        if reason is None and owed.evaluated and self._best.exhausted:
+        if reason is None and owed.evaluated and self.standing.best.exhausted:
             reason = "early-stop"
         self.totals.seconds = time.perf_counter() - pace.began_s
         if reason is not None or self.totals.steps % pace.save_every == 0:
             self._note("saving")
             self._save(self._checkpoints, last=reason is not None)
-        self._owed = None
+        self.standing.owed = None
         return reason
 
     def _note(self, phase: str) -> None:
@@ -241,15 +241,14 @@ class Trainer:
         if self._elastic is not None:
             self._elastic.company.note(self.totals.steps, phase)
 
-    def _step(self, interruption: Interruption, total_steps: int, *, meets: bool) -> None:
+    def _step(self, interruption: Interruption, *, meets: bool) -> None:
         """One step; what is due after it is owed then, the same on every worker.
 
         Args:
             interruption: whether somebody wants the run to end.
-            total_steps: of the run.
             meets: workers talk after it, also of the steps since they last did.
         """
-        untold = self._untold
+        untold = self.standing.untold
         number = self.totals.steps + len(untold.steps)
         self._step_under_way = number + 1
         began_s = time.perf_counter()
@@ -257,7 +256,7 @@ class Trainer:
         made_before = self._steps_made
         local = self._stepper.take(number) if self._guarding is None else self._guarding.take(number)
         grad_norm = float(self.optimizer.grad_norm)
-        settled = not local.skipped and self._plateau.settled(grad_norm)
+        settled = not local.skipped and self.standing.plateau.settled(grad_norm)
         step_s = time.perf_counter() - began_s
         # Islands that step alone have norms of their own.
         lost = not isfinite(grad_norm) and not local.skipped
@@ -265,101 +264,36 @@ class Trainer:
         loss_share, used = (0.0, Tally()) if local.skipped else (local.loss_share, local.tally)
         shares = [loss_share, *flags, *used.limbs()]
         froze = live and self._frozen
-        regrouped = self._elastic is not None and self._elastic.changed
+        continuity = self._continuity
+        regrouped = continuity is not None and continuity.elastic.changed
         if local.skipped or not regrouped or self._steps_made > made_before:
             untold.steps.append(OwnStep(local, grad_norm, self.optimizer.stats(), step_s, shares, froze))
-        if regrouped:
-            self._reconcile()
+        if continuity is not None and regrouped:
+            continuity.reconcile()
         elif meets:
             sums = untold.sums(self._run.workers)
             waited_s = time.perf_counter() - began_s - step_s
-            self._tell(sums, total_steps, waited_s)
+            self._tell(sums, waited_s)
 
-    def _tell(self, sums: Sequence[Sequence[float]], total_steps: int, waited_s: float = 0.0) -> None:
+    def _tell(self, sums: Sequence[Sequence[float]], waited_s: float = 0.0) -> None:
         """Account for the steps that were made since workers last talked; from then on what is due after them is owed.
 
         Args:
             sums: over workers, of each step's shares.
-            total_steps: of the run.
             waited_s: for the others, in the last step.
         """
-        steps, self._untold.steps = self._untold.steps, []
+        standing = self.standing
+        steps, standing.untold.steps = standing.untold.steps, []
         told = list(zip(steps, sums, strict=True))
         reasons = [self._account(step, total, waited_s if step is steps[-1] else 0.0) for step, total in told]
-        reason: Reason | None = "finished" if self.totals.steps >= total_steps else None
+        reason: Reason | None = "finished" if self.totals.steps >= self._run.total_steps() else None
         last: tuple[Reason, ...] = ("tolerance", "time", "interrupted")
-        self._owed = Owed(reason or next((reason for reason in last if reason in reasons), None))
+        standing.owed = Owed(reason or next((reason for reason in last if reason in reasons), None))
 
     @property
     def _steps_made(self) -> int:
         """By the optimizer, where it may return with a step that has to be made again."""
         return self.optimizer.steps_made if isinstance(self.optimizer, MeshOptimizer) else 0
-
-    def _go_on_after(self, error: CommunicationError | StateLost) -> None:
-        """Workers were lost, and this one may go on with the others: from where they were, or from a checkpoint."""
-        assert self._elastic is not None
-        if isinstance(error, Expelled) and self._elastic.leaving:
-            raise Departed from error
-        if isinstance(error, Expelled | QuorumLost):
-            raise error
-        assert isinstance(self.optimizer, MeshOptimizer)
-        if isinstance(error, CommunicationError):
-            try:
-                self.optimizer.regroup(str(error))
-            except StateLost as lost:
-                error = lost
-            else:
-                self._reconcile()
-                return
-        if not self._checkpoints.candidates():
-            raise error
-        self._untold, self._owed = Untold(), None
-        self._take_down_changes(self._elastic)
-        self._recorder.event(self.totals.steps, "rollback", str(error))
-        self._stepper.regrouped()
-        self._restore()
-        self._recorder.go_back(self.totals.steps)
-        self._elastic.settle(self._run.folder)
-
-    def _reconcile(self, *, newcomer: bool = False) -> None:
-        """After the optimizer has regrouped: bring everybody to the same place. Collective."""
-        elastic = self._elastic
-        assert elastic is not None
-        self._stepper.regrouped()
-        furthest, sums, behind = elastic.reconcile(None if newcomer else self._word(), self.model)
-        if behind:
-            self._untold.steps = []
-            self._take_over(furthest)
-        elif sums:
-            self._tell(sums, self._run.total_steps())
-        elif furthest.owed is not None and self._owed is None:
-            self._owed = Owed(**furthest.owed)
-        given = elastic.hand_over(None if behind else self._word())
-        if behind:
-            self._take_over(given)
-        self._take_down_changes(elastic)
-        elastic.publish(self._run.folder)
-        if elastic.world.size < elastic.bounds.least:
-            assert isinstance(self.optimizer, MeshOptimizer)
-            elastic.await_others(self.optimizer.regroup)
-            self._reconcile()
-
-    def _take_down_changes(self, elastic: Elastic) -> None:
-        for event in elastic.events():
-            self._recorder.event(event.step, event.kind, event.message)
-
-    def _word(self) -> Word:
-        beside = {"recent": self._plateau.recent, "best": self._best.state, "ledger": self._ledger.saved()}
-        untold = [list(map(float, step.shares)) for step in self._untold.steps]
-        return Word(self.totals.saved(), untold, None if self._owed is None else vars(self._owed), beside)
-
-    def _take_over(self, word: Word) -> None:
-        config = self._run.config
-        self.totals = Totals.restored(word.totals)
-        self._ledger = Ledger.restored(word.beside["ledger"])
-        self._plateau = Plateau(config.tolerance, config.tolerance_steps, word.beside["recent"])
-        self._best = Best(config.best_metric, config.best_is, config.patience, word.beside["best"])
-        self._owed = None if word.owed is None else Owed(**word.owed)
 
     def _account(self, step: OwnStep, sums: Sequence[float], waited_s: float) -> Reason | None:
         """Add a step to the totals, now that all workers' shares are known; returns why it may be the last."""
@@ -369,7 +303,7 @@ class Trainer:
         used = Tally.of_limbs(limbs)
         together = step.local.known is not None and not step.local.skipped
         assert not together or used.count == step.local.samples, (used, step.local.samples)
-        self._ledger = self._ledger.after(used)
+        self.standing.ledger = self.standing.ledger.after(used)
         totals, seconds = self.totals, step.step_s + waited_s
         totals.steps += 1
         totals.samples += step.local.samples
@@ -399,7 +333,7 @@ class Trainer:
     def _is_late(self, step_s: float) -> bool:
         """Whether the time is over after a step of so many seconds, by this worker's clock."""
         limit_s = self._run.config.max_seconds
-        return limit_s is not None and self.totals.step_seconds + self._untold.seconds + step_s >= limit_s
+        return limit_s is not None and self.totals.step_seconds + self.standing.untold.seconds + step_s >= limit_s
 
     def _stretch(
         self, stretches: Stretches, interruption: Interruption, total_steps: int, pauses: Sequence[int]
@@ -451,16 +385,13 @@ class Trainer:
             train = {"train_loss": totals.recent_loss / totals.recent_steps}
         totals.recent_loss, totals.recent_steps = 0.0, 0
         self._recorder.evaluation(totals, train)
-        return self._best.improves(totals.evaluation, totals.steps)
+        return self.standing.best.improves(totals.evaluation, totals.steps)
 
     def _save(self, folder: CheckpointFolder, *, last: bool = False) -> None:
         """Save; one that cannot be written is told as an event, and the run ends only if it was the last."""
         self._average_buffers()
         extra = {
-            "totals": self.totals.saved(),
-            "ledger": self._ledger.saved(),
-            "recent_grad_norms": self._plateau.recent,
-            "best": self._best.state,
+            **self.standing.saved(),
             "task": self._run.task.name,
             "order": self._order(),
             "config_hash": config_hash(self._run.config),
@@ -493,11 +424,7 @@ class Trainer:
                 f"{loaded.saved.name} was taken with {loaded.extra['order']}, the configuration says "
                 f"{self._order()}: its order of samples is another; restore the settings, or start a new run"
             )
-        self.totals = Totals.restored(loaded.extra["totals"])
-        self._ledger = Ledger.restored(loaded.extra["ledger"])
-        config = self._run.config
-        self._plateau = Plateau(config.tolerance, config.tolerance_steps, loaded.extra["recent_grad_norms"])
-        self._best = Best(config.best_metric, config.best_is, config.patience, loaded.extra["best"])
+        self.standing.restore(loaded.extra)
         self._recorder.event(
             self.totals.steps, "resumed", f"from {loaded.saved.name} with {self._run.workers.size} workers"
         )
@@ -515,7 +442,7 @@ class Trainer:
         return {"samples": sampler.num_samples, "batch_size": sampler.batch_size, "seed": sampler.seed}
 
     def _summary(self, reason: Reason, param_count: int) -> Summary:
-        run, totals, workers = self._run, self.totals, self._run.workers
+        run, totals, workers, best = self._run, self.totals, self._run.workers, self.standing.best
         bytes_up, bytes_down = self._recorder.mean_bytes()
         mean_up, mean_down = (total / workers.size for total in workers.sum([bytes_up, bytes_down]))
         (waited_s,) = workers.sum([totals.data_wait_seconds / workers.size])
@@ -538,8 +465,8 @@ class Trainer:
             frozen_after=self.optimizer.param_groups[0].get("frozen_after"),
             events=self._recorder.events(),
             config_hash=config_hash(run.config),
-            ledger=None if self._stretches is not None else self._ledger.saved(),
-            best={"metric": self._best.metric, "value": self._best.value, "step": self._best.step},
+            ledger=None if self._stretches is not None else self.standing.ledger.saved(),
+            best={"metric": best.metric, "value": best.value, "step": best.step},
             stopped=reason,
             asynchronous=None if self._stretches is None else self._stretches.report(),
         )
