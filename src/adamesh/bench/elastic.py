@@ -4,7 +4,6 @@ import json
 import math
 import random
 import secrets
-import signal
 import statistics
 import time
 from collections.abc import Sequence
@@ -17,9 +16,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from adamesh.bench.elastic_crew import Crew, Hand
+from adamesh.bench.elastic_crew import Crew
+from adamesh.bench.elastic_faults import Loss, hit, leave_alone
 from adamesh.bench.elastic_reference import distance, final_loss, train_alone
 from adamesh.bench.elastic_worker import NUM_SAMPLES, Course, Made
+from adamesh.bench.hogs import hogs
 from adamesh.bench.machine import Machine
 from adamesh.bench.options import ElasticOptions
 from adamesh.data.ledger import Ledger, expected
@@ -31,19 +32,6 @@ __all__ = ["ElasticResult", "bench_elastic"]
 
 _LAST_STEPS = 30
 """Between the last fault and the end; all have heard by then when that is."""
-_ASLEEP_S = 0.3
-
-
-@dataclass(frozen=True)
-class Loss:
-    """One fault. Times are in seconds."""
-
-    step: int
-    victims: int
-    recovery_s: float
-    """From the signal to the first step of the last survivor that was made without the lost."""
-    join_s: float
-    """From the word to the standby to its first step."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +49,13 @@ class ElasticResult:
     """Every sample of every step was used once, and in that step."""
     loss: float
     """Of the final parameters, over all samples."""
-    loss_calm: float
-    """Of the process that trained without a fault in the same precision."""
-    difference: float
+    loss_calm: float | None
+    """Of the process that trained without a fault in the same precision; it, and what follows from it, is left out
+    where the workers had no fault either."""
+    difference: float | None
     """Of the final parameters from those of one process that trained without a fault in double precision: the norm of
     the difference over their norm."""
-    difference_calm: float
+    difference_calm: float | None
     """The same of one process that trained in the same precision without a fault, cutting each batch among as many."""
     suspected: int
     """Workers that the others took for dead, though nothing was done to them: others joined in their place."""
@@ -94,62 +83,25 @@ def bench_elastic(options: ElasticOptions, console: Console | None = None) -> El
     )
     draw = random.Random(options.seed)
     losses: list[Loss] = []
-    display.begin([("workers", str(options.nproc)), ("folder", str(folder))], 0, options.times)
+    calm = options.fault == "none"
+    display.begin([("workers", str(options.nproc)), ("folder", str(folder))], 0, 0 if calm else options.times)
     try:
-        with Crew(course, options.nproc) as crew:
-            for number in range(options.times):
-                losses += [_hit(crew, options, draw)]
+        with hogs(options.hogs), Crew(course, options.nproc) as crew:
+            if calm:
+                leave_alone(crew, options)
+            for number in range(0 if calm else options.times):
+                losses += [hit(crew, options, draw)]
                 display.step(number + 1, {"recovery_s": losses[-1].recovery_s, "join_s": losses[-1].join_s})
             states = _end(crew)
-            result = _judged(machine, options, course, losses, crew, states)
     finally:
         display.end()
+    result = _judged(machine, options, course, losses, crew, states)
     (folder / "elastic.json").write_text(
         json.dumps({"bench": "elastic", **asdict(result)}, indent=1, default=str) + "\n", encoding="utf-8"
     )
     _print(console, result)
     console.print(f"written to {folder / 'elastic.json'}", soft_wrap=True)
     return result
-
-
-def _hit(crew: Crew, options: ElasticOptions, draw: random.Random) -> Loss:
-    crew.prepare()
-    crew.await_(lambda: all(hand.first_in(crew.epoch) for hand in crew.hands), "steps of all workers")
-    while len(crew.hands) < options.nproc:
-        _replace(crew)
-    crew.rest(draw.uniform(0.05, 0.3))
-    epoch, step = crew.epoch, crew.newest.step
-    victims = draw.sample(crew.hands, options.victims)
-    number = signal.SIGKILL if options.fault == "kill" else signal.SIGSTOP
-    at_s = max([victim.send(number) for victim in victims])
-    for victim in victims:
-        crew.lose(victim)
-    crew.await_(lambda: all(hand.first_in(epoch + 1) for hand in crew.hands), "steps without the lost")
-    recovered = [made for hand in crew.hands if (made := hand.first_in(epoch + 1)) is not None]
-    recovery_s = max(made.at_s for made in recovered) - at_s
-    if options.fault == "stop":
-        _wake(crew, victims)
-    join_s = 0.0
-    for _ in victims:
-        join_s = max(join_s, _replace(crew))
-    return Loss(step, len(victims), recovery_s, join_s)
-
-
-def _replace(crew: Crew) -> float:
-    """Let a standby join; returns the seconds until its first step."""
-    crew.prepare()
-    newcomer, told_s = crew.replace()
-    crew.await_(lambda: bool(newcomer.made), "a newcomer's step")
-    return newcomer.made[0].at_s - told_s
-
-
-def _wake(crew: Crew, victims: Sequence[Hand]) -> None:
-    """Those that were stopped find out that the others have gone on."""
-    crew.rest(_ASLEEP_S)
-    for victim in victims:
-        victim.send(signal.SIGCONT)
-    for victim in victims:
-        crew.await_(lambda hand=victim: hand.lost or "Expelled" in hand.words, "a zombie's end")  # type: ignore[misc]
 
 
 def _end(crew: Crew) -> list[dict[str, torch.Tensor]]:
@@ -185,8 +137,10 @@ def _judged(
         ledger = ledger.after(made[step].used) if step in made else ledger
     right = expected(GlobalSampler(NUM_SAMPLES, options.batch_size, options.seed), steps)
     workers = [made[step].workers if step in made else options.nproc for step in range(1, steps + 1)]
-    exact = train_alone(replace(course, dtype="float64"), workers)
-    calm = exact if options.dtype == "float64" else train_alone(course, workers)
+    exact = calm = None
+    if losses:
+        exact = train_alone(replace(course, dtype="float64"), workers)
+        calm = exact if options.dtype == "float64" else train_alone(course, workers)
     return ElasticResult(
         machine,
         options,
@@ -196,9 +150,9 @@ def _judged(
         abs(ledger.samples - right.samples),
         ledger == right,
         final_loss(course, states[0]),
-        final_loss(course, calm),
-        distance(states[0], exact),
-        distance(calm, exact),
+        None if calm is None else final_loss(course, calm),
+        None if exact is None else distance(states[0], exact),
+        None if calm is None or exact is None else distance(calm, exact),
         crew.suspected,
         all(distance(state, states[0]) == 0 for state in states),
     )
@@ -206,9 +160,10 @@ def _judged(
 
 def _print(console: Console, result: ElasticResult) -> None:
     options = result.options
+    happened = f"{len(result.losses)} times {options.victims} worker(s) lost by {options.fault}"
     console.print(
-        f"{options.nproc} workers, {options.dtype}, gradients {options.up}, redundancy {options.redundancy}: "
-        f"{len(result.losses)} times {options.victims} worker(s) lost by {options.fault}, in {result.steps} steps",
+        f"{options.nproc} workers, {options.dtype}, gradients {options.up}, redundancy {options.redundancy}, "
+        f"{options.hogs} hogs: {happened if result.losses else f'{options.minutes:g} minutes'}, {result.steps} steps",
         soft_wrap=True,
     )
     table = Table("seconds", "median", "99 %", "most", box=SIMPLE_HEAD)
@@ -216,18 +171,23 @@ def _print(console: Console, result: ElasticResult) -> None:
         ("fault to the last survivor's next step", [loss.recovery_s for loss in result.losses]),
         ("a warm standby's word to its first step", [loss.join_s for loss in result.losses]),
     ):
-        table.add_row(name, *(f"{value:.3f}" for value in (statistics.median(times), p99(times), max(times))))
-    console.print(table)
+        if times:
+            table.add_row(name, *(f"{value:.3f}" for value in (statistics.median(times), p99(times), max(times))))
+    if result.losses:
+        console.print(table)
     ledger = "as without a fault" if result.same_ledger else "ANOTHER ONE"
-    if result.suspected:
-        console.print(f"{result.suspected} worker(s) suspected without a fault, and replaced")
+    console.print(f"{result.suspected} worker(s) suspected without a fault, and replaced")
     console.print(f"steps lost {result.steps_lost}, samples wrong {result.samples_wrong}, ledger {ledger}")
-    console.print(
-        f"final parameters: {result.difference:.2e} from those in double precision on one process without a fault "
-        f"(itself without a fault {result.difference_calm:.2e}); loss {result.loss:.5g}, without a fault "
-        f"{result.loss_calm:.5g}; workers {'alike' if result.alike else 'DIFFER'}",
-        soft_wrap=True,
-    )
+    alike = f"workers {'alike' if result.alike else 'DIFFER'}"
+    if result.losses:
+        console.print(
+            f"final parameters: {result.difference:.2e} from those in double precision on one process without a fault "
+            f"(itself without a fault {result.difference_calm:.2e}); loss {result.loss:.5g}, without a fault "
+            f"{result.loss_calm:.5g}; {alike}",
+            soft_wrap=True,
+        )
+    else:
+        console.print(f"final loss {result.loss:.5g}; {alike}")
     console.print(result.machine.line(), soft_wrap=True)
 
 

@@ -38,6 +38,12 @@ class Hand:
         os.kill(self.process.pid, number)
         return at_s
 
+    def tell(self, word: object) -> float:
+        """Say something to it; returns when."""
+        at_s = time.monotonic()
+        self.connection.send(word)
+        return at_s
+
     def first_in(self, epoch: int) -> Made | None:
         """Its first step of an epoch, or of a later one."""
         return next((made for made in self.made if made.epoch >= epoch), None)
@@ -54,7 +60,7 @@ class Crew:
     def __init__(self, course: Course, size: int) -> None:
         self._course = course
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["adamesh.bench.elastic_worker"])
+        self._context.set_forkserver_preload(["adamesh.bench.elastic_worker", "torch._dynamo"])
         self.hands: list[Hand] = []
         """Those that take part."""
         self.gone: list[Hand] = []
@@ -119,9 +125,13 @@ class Crew:
             if time.monotonic() > deadline:
                 raise AdameshError(f"waited for more than {_TIMEOUT_S:.0f} s: {what}")
             self.hear(0.1)
-            for hand in [hand for hand in self.hands if "Expelled" in hand.words]:
-                self.suspected += 1
-                self.lose(hand)
+            self.miss()
+
+    def miss(self) -> None:
+        """Count those that the others have taken for dead."""
+        for hand in [hand for hand in self.hands if "Expelled" in hand.words]:
+            self.suspected += 1
+            self.lose(hand)
 
     def hear(self, timeout_s: float) -> None:
         """Take in what workers have said, waiting for a word if there is none."""

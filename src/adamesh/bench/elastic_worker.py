@@ -1,5 +1,6 @@
 """A worker of ``adamesh bench elastic``: trains until it is told to end, or is killed."""
 
+import ctypes
 import os
 import time
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from adamesh.data.ledger import Tally, tally
 from adamesh.errors import Expelled, QuorumLost
 from adamesh.membership.settings import Patience
 
-__all__ = ["NUM_SAMPLES", "Course", "Made", "build", "codecs", "live", "loss", "samples"]
+__all__ = ["NUM_SAMPLES", "Course", "Hold", "Made", "build", "codecs", "live", "loss", "samples"]
 
 _WIDTH_IN, _WIDTH, _WIDTH_OUT = 64, 980, 8
 NUM_SAMPLES = 4096
@@ -51,6 +52,13 @@ class Made:
     """Samples that all of them together used."""
     addresses: Sequence[tuple[str, int]]
     """At which newcomers may ask."""
+
+
+@dataclass(frozen=True)
+class Hold:
+    """The word to a worker to hold the interpreter's lock, so that no other thread of it runs Python."""
+
+    seconds: float
 
 
 def build(course: Course) -> nn.Module:
@@ -151,6 +159,10 @@ def _train(
             made = Made(time.monotonic(), optimizer.steps_made, company.formation.epoch, len(notes), total, addresses)
             connection.send(made)
         if connection.poll():
-            last = connection.recv()
+            match connection.recv():
+                case Hold(seconds=seconds):
+                    ctypes.PyDLL(None).usleep(int(seconds * 1e6))  # which, called so, does not let go of it
+                case int(step):
+                    last = step
         if optimizer.steps_made >= last:
             return

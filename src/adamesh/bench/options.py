@@ -1,5 +1,6 @@
 """What the benchmarks can be told. No torch here: help is instant."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -242,10 +243,15 @@ def _check_names(option: str, given: Sequence[str], known: Sequence[str]) -> Non
 class ElasticOptions:
     """Workers that are lost, again and again."""
 
-    fault: Literal["kill", "stop"] = "kill"
-    """kill: they are killed; stop: stopped, and woken once the others have gone on."""
+    fault: Literal["kill", "stop", "gil", "none"] = "kill"
+    """kill: they are killed; stop: stopped, and woken once the others have gone on; gil: one thread of them holds the
+    interpreter's lock for 3 s; none: nothing happens for --minutes, and nobody should be suspected."""
     times: int = 200
     """Faults."""
+    minutes: float = 5.0
+    """none: how long."""
+    hogs: int = 0
+    """Processes beside the workers that keep the cores busy."""
     victims: int = 1
     """Workers that are lost at once."""
     nproc: int = 4
@@ -270,3 +276,7 @@ class ElasticOptions:
             )
         if self.times < 1:
             raise ConfigurationError(f"--times {self.times}: must be at least 1")
+        if not 0 < self.minutes < math.inf:
+            raise ConfigurationError(f"--minutes {self.minutes}: must be a positive number")
+        if self.hogs < 0:
+            raise ConfigurationError(f"--hogs {self.hogs}: must be at least 0")

@@ -85,6 +85,15 @@ def read(record: Mapping[str, object]) -> Failure | None:
     return Failure(**ours) if isinstance(ours, dict) else None
 
 
+def recorded(path: Path) -> Failure | None:
+    """The record that a worker has left in its error file; None where there is none, or another program wrote it."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return read(record) if isinstance(record, dict) else None
+
+
 def exited(rank: int, exit_code: int, time_s: float) -> Failure:
     """The record of a worker that left no other: negative exit codes are signals, as in `subprocess`."""
     if exit_code < 0:

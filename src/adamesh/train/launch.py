@@ -135,16 +135,23 @@ class Stop:
     Args:
         on_stop: called at the first signal.
         passed_on: what workers get in place of a signal; SIGINT ends the whole run.
+        pids: of the workers that run; not given: all processes that this one has started meanwhile.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-    def __init__(self, on_stop: Callable[[], None], passed_on: Callable[[int], int] = lambda _: signal.SIGINT) -> None:
+    def __init__(
+        self,
+        on_stop: Callable[[], None],
+        passed_on: Callable[[int], int] = lambda _: signal.SIGINT,
+        pids: Callable[[], Sequence[int]] | None = None,
+    ) -> None:
         self.requested = False
         self._on_stop = on_stop
         self._passed_on = passed_on
         self._ended = threading.Event()
-        self._not_workers = {child.pid for child in psutil.Process().children()}
+        before = {child.pid for child in psutil.Process().children()}
+        self._pids = pids or (lambda: [c.pid for c in psutil.Process().children() if c.pid not in before])
         self._previous: dict[int, signal._HANDLER] = {}
 
     def __enter__(self) -> Self:
@@ -162,10 +169,10 @@ class Stop:
 
     def kill(self) -> None:
         """End every worker at once, and what it started."""
-        for worker in self._workers():
+        for pid in self._pids():
             try:
                 # A worker leads a process group of its own, which holds its data loaders too.
-                os.killpg(worker.pid, signal.SIGKILL)
+                os.killpg(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
 
@@ -181,16 +188,13 @@ class Stop:
         told: set[int] = set()
         # Workers may still be starting: look again until there are none.
         while not self._ended.wait(0.1):
-            for worker in self._workers():
-                if worker.pid not in told:
-                    told.add(worker.pid)
+            for pid in self._pids():
+                if pid not in told:
+                    told.add(pid)
                     try:
-                        worker.send_signal(number)
-                    except psutil.NoSuchProcess:
+                        os.kill(pid, number)
+                    except ProcessLookupError:
                         continue
-
-    def _workers(self) -> list[psutil.Process]:
-        return [child for child in psutil.Process().children() if child.pid not in self._not_workers]
 
 
 def _of_worker(rank: int, ended: object) -> Failure:

@@ -1,14 +1,14 @@
 """Workers that come and go, each under a supervisor of its own: no worker's end ends another.
 
-Starting and watching processes is torch.distributed.elastic's; who takes part is the workers' own matter
-(`adamesh.company`). A supervisor starts its worker again if that was killed, or taken for dead by the others: as a
-newcomer, or, if nobody is left, as a founder that goes on from the newest checkpoint.
+Who takes part is the workers' own matter (`adamesh.company`). A supervisor starts its worker again if that was killed,
+or taken for dead by the others: as a newcomer, or, if nobody is left, as a founder that goes on from the newest
+checkpoint.
 """
 
+import os
 import secrets
 import signal
 import socket
-import sys
 import tempfile
 import threading
 import time
@@ -16,14 +16,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs, PContext, start_processes
-
 from adamesh.company.members import Members, read_members, write_members
 from adamesh.errors import ConfigurationError
 from adamesh.train import failure
 from adamesh.train.elastic import DEPARTED, EXPELLED
 from adamesh.train.failure import Failure
-from adamesh.train.launch import Outcome, Stop, defaults, launcher_log, next_folder
+from adamesh.train.launch import Outcome, Stop, defaults, next_folder
+from adamesh.train.nursery import begin
 
 __all__ = ["Founding", "run_company"]
 
@@ -75,6 +74,8 @@ class _Crew:
     nproc: int
     lock: threading.Lock = field(default_factory=threading.Lock)
     running: set[int] = field(default_factory=set)
+    """Numbers of those whose supervisors think of them as running."""
+    pids: set[int] = field(default_factory=set)
     started: int = 0
     failures: list[tuple[Failure, Path]] = field(default_factory=list)
     ended_s: float | None = None
@@ -110,7 +111,7 @@ def run_company(
     with tempfile.TemporaryDirectory(prefix="adamesh-") as records:
         crew = _Crew(folder, logs, Path(records), (module, *arguments), founding, token, nproc)
         alone = founding.address == "127.0.0.1"
-        with launcher_log(logs / "launcher.log"), defaults(nproc, alone=alone), Stop(on_stop, crew.passed_on) as stop:
+        with defaults(nproc, alone=alone), Stop(on_stop, crew.passed_on, lambda: list(crew.pids)) as stop:
             supervisors = [
                 threading.Thread(target=_supervise, args=(crew, number, stop), daemon=True) for number in range(nproc)
             ]
@@ -186,53 +187,37 @@ def _supervise(crew: _Crew, number: int, stop: Stop) -> None:
 
 def _one_life(crew: _Crew, number: int, label: int, *, joins: bool, generation: int) -> tuple[int, Failure | None]:
     """Start a worker and wait for its end; returns its exit code, and why it failed."""
-    environment = {
+    log, record = crew.logs / f"worker{label}.log", crew.records / f"worker{label}.error.json"
+    environment = os.environ | {
         "RANK": str(crew.founding.first + number),
         "LOCAL_RANK": str(number),
         "WORLD_SIZE": str(max(crew.founding.size, 1)),
         "LOCAL_WORLD_SIZE": str(crew.nproc),
         "MASTER_ADDR": crew.founding.address,
         "MASTER_PORT": str(crew.founding.port),
+        "TORCHELASTIC_ERROR_FILE": str(record),
         "ADAMESH_TOKEN": crew.token,
         "ADAMESH_RUN": str(crew.folder),
         "ADAMESH_JOIN": "1" if joins else "",
     }
     resume = ("--resume",) if generation and "--resume" not in crew.work else ()
-    command = ("-u", "-m", "adamesh.train.process", *crew.work, *resume)
-    log, error = crew.logs / f"worker{label}.log", crew.records / f"worker{label}.error.json"
-    context: PContext = start_processes(
-        f"worker {label}", sys.executable, {0: command}, {0: environment}, _OneFile(crew.logs, log, error)
-    )
+    process = begin(label, (*crew.work, *resume), environment, log)
+    assert process.pid is not None
+    crew.pids.add(process.pid)
     try:
-        while (result := context.wait(timeout=_LOOK_EVERY_S, period=_LOOK_EVERY_S)) is None:
+        while process.exitcode is None:
+            process.join(_LOOK_EVERY_S)
             if crew.ended_s is not None and time.monotonic() > crew.ended_s + _END_S:
                 return DEPARTED, None  # it has come too late to be let in by anybody
     finally:
-        context.close()
-    if not result.is_failed():
-        return 0, None
-    ended = result.failures[0]
-    if ended.exitcode in (DEPARTED, EXPELLED):
-        return ended.exitcode, None
-    found = failure.read(ended.error_file_data) or failure.exited(number, ended.exitcode, time.time())
-    return ended.exitcode, replace(found, rank=number)
-
-
-class _OneFile(LogsSpecs):
-    """One worker's log; every worker keeps the terminal, which the one that is first uses."""
-
-    def __init__(self, folder: Path, log: Path, error: Path) -> None:
-        super().__init__(log_dir=str(folder))
-        self._log = log
-        self._error = error
-
-    @property
-    def root_log_dir(self) -> str:
-        return str(self._log.parent)
-
-    def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
-        envs[0]["TORCHELASTIC_ERROR_FILE"] = str(self._error)
-        return LogsDest(stdouts={0: ""}, stderrs={0: str(self._log)}, error_files={0: str(self._error)})
+        process.kill()
+        process.join()
+        crew.pids.discard(process.pid)
+    code = process.exitcode
+    if code in (0, DEPARTED, EXPELLED):
+        return code, None
+    found = failure.recorded(record) or failure.exited(number, code, time.time())
+    return code, replace(found, rank=number)
 
 
 def _free_port() -> int:
