@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -295,3 +296,28 @@ def every_step(steps: int) -> list[Whole]:
         return [trainee.train(range(max(at - 1, 0), at)).snapshot() for at in range(steps + 1)]
 
     return [whole(snapshots) for snapshots in zip(*ThreadWorld(1, 2).run(live), strict=True)]
+
+
+@pytest.mark.parametrize("completed", [True, False], ids=["completed before", "never completed"])
+def test_who_is_left_knows_whether_the_worker_that_is_gone_had_completed_the_save(tmp_path, completed):
+    savers: dict[int, Any] = {}
+    folder, slow = tmp_path / "c", SlowDisk()
+    disks = {0: FaultyDisk(None) if completed else slow, 1: FaultyDisk(None)}
+
+    def live(mesh: Mesh) -> None:
+        trainee = Trainee(mesh, COARSE).train(NEW)
+        savers[mesh.world.rank] = saver = adamesh.Saver(trainee.model, trainee.optimizer, disks[mesh.world.rank])
+        saver.save(folder)
+
+    ThreadWorld(1, 2).run(live)
+    left = savers[1]
+    if completed:
+        assert savers[0]._writing.conclude({}) is None
+    alone = LocalCommunicator()
+    left._optimizer = SimpleNamespace(mesh=Mesh(alone, alone, alone))
+    if completed:
+        left.wait()
+    else:
+        with pytest.raises(CheckpointError, match="never complete: the worker that was to complete it is gone"):
+            left.wait()
+        slow.go.set()

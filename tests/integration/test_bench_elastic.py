@@ -10,6 +10,7 @@ from adamesh.errors import ConfigurationError
 def test_who_is_killed_and_replaced_leaves_no_trace_in_the_parameters(tmp_path):
     result = bench_elastic(ElasticOptions(times=2, nproc=3, dtype="float64", out=tmp_path))
     assert result.lost_nothing
+    assert result.difference is not None
     assert result.difference < 1e-12
     assert all(loss.recovery_s > 0 for loss in result.losses)
     assert (tmp_path / "elastic.json").is_file()
@@ -20,7 +21,14 @@ def test_a_hundredth_may_be_beyond_the_99th_percentile():
     assert p99([3.0, 1.0]) == 3.0
 
 
-@pytest.mark.parametrize("options", [{"victims": 3}, {"victims": 0}, {"times": 0}])
+@pytest.mark.parametrize("options", [{"victims": 3}, {"victims": 0}, {"times": 0}, {"minutes": 0}, {"hogs": -1}])
 def test_numbers_out_of_range_are_refused(options):
     with pytest.raises(ConfigurationError, match=f"--{next(iter(options))}"):
         ElasticOptions(**options)
+
+
+def test_nobody_is_suspected_where_nothing_happens(tmp_path):
+    result = bench_elastic(ElasticOptions(fault="none", minutes=0.05, hogs=1, nproc=3, out=tmp_path))
+    assert result.suspected == 0
+    assert result.lost_nothing
+    assert result.steps > 10

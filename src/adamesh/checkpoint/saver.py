@@ -92,7 +92,7 @@ class Saver:
         if mine is not None:
             mine.wait_written()
             own = mine.failure()
-            message = {"save": mine.name, "rank": mine.rank, "error": own and str(own)}
+            message = {"save": mine.name, "rank": mine.rank, "commits": mine.commits, "error": own and str(own)}
             message |= {} if own else {"share": mine.share.dumps()}
         said = [json.loads(text) for text in world.exchange(json.dumps(message).encode(), "save")]
         answer: dict[str, Any] = {}
@@ -100,6 +100,9 @@ class Saver:
             ours = [m for m in said if m.get("save") == mine.name and "share" in m]
             own = mine.conclude({m["rank"]: Share.loads(m["share"], Path()) for m in ours})
             answer = {"save": mine.name, "error": own and str(own)}
+        elif mine is not None and _stands_in(said, mine.name) == world.rank and mine.is_complete():
+            # The worker that was to complete it did so, and was lost later.
+            answer = {"save": mine.name, "error": None}
         answers = [json.loads(text) for text in world.exchange(json.dumps(answer).encode(), "save")]
         self._writing = None
         failed = _first_failure(said, answers)
@@ -136,6 +139,12 @@ class Saver:
             self.wait()
         else:
             self.close()
+
+
+def _stands_in(said: list[dict[str, Any]], name: str) -> int | None:
+    """Who looks whether a save is complete, if the worker that was to complete it is gone."""
+    takers = [rank for rank, message in enumerate(said) if message.get("save") == name]
+    return None if any(said[rank]["commits"] for rank in takers) else takers[0]
 
 
 def _first_failure(said: list[dict[str, Any]], answers: list[dict[str, Any]]) -> tuple[int, str] | None:

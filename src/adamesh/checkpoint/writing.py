@@ -13,7 +13,7 @@ from torch import Tensor
 
 from adamesh.checkpoint.disk import Disk
 from adamesh.checkpoint.generations import commit, record_name, told, with_shares
-from adamesh.checkpoint.manifest import Manifest
+from adamesh.checkpoint.manifest import Manifest, read_manifest
 from adamesh.checkpoint.share import Share, write_file
 from adamesh.errors import CheckpointError
 
@@ -72,6 +72,13 @@ class Writing:
     @property
     def under_way(self) -> bool:
         return self._thread.is_alive()
+
+    def is_complete(self) -> bool:
+        """Whether the checkpoint is on the disk, whole, as far as this worker's machine sees it."""
+        try:
+            return read_manifest(self._folder).generation == self._manifest.generation
+        except CheckpointError:
+            return False
 
     def wait_written(self) -> None:
         """Wait until this worker's share is on the disk, or could not be written."""

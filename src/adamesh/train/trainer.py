@@ -179,6 +179,11 @@ class Trainer:
             try:
                 self._best_checkpoint.finish()
                 return self._summary(reason, parameters)
+            except CheckpointError as error:
+                if self._continuity is None:
+                    raise
+                # Of a worker that is gone, perhaps. What the run was for is there all the same.
+                self._recorder.event(self.totals.steps, "checkpoint-failed", str(error))
             except (CommunicationError, StateLost) as error:
                 if self._continuity is None:
                     raise
