@@ -25,7 +25,7 @@ def test_a_soak_ends_with_every_sample_trained_on_once(run, tmp_path):
     found = json.loads((tmp_path / "out" / "soak.json").read_text())
     assert found["rehearsal"]["same_samples"]
     assert len(found["rehearsal"]["hits"]) >= 1
-    assert found["goodput"] > 0
+    assert 0 < found["goodput"] < 1.1
 
 
 @pytest.mark.parametrize("options", [("--nproc", "2"), ("--times", "0")])

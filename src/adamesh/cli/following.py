@@ -8,17 +8,18 @@ from pathlib import Path
 
 from adamesh.train import existing
 from adamesh.train.failure import Failure
-from adamesh.train.folder import begin_run
-from adamesh.train.launch import Outcome, run_workers
 from adamesh.train.process import run_here
 from adamesh.train.settings import RunConfig
 from adamesh.train.supervise import Founding, run_company
+from adamesh.train.watching import Outcome
 
 __all__ = ["begin", "follow", "one_folder", "say", "speaks"]
 
 
 def begin(config: RunConfig, kind: str = "") -> tuple[Path, int]:
     """Make the folder of a new run; returns it and the number of workers."""
+    from adamesh.train.folder import begin_run
+
     size = existing.world_size() if existing.is_present() else config.nproc
     return one_folder(lambda: begin_run(config, size, datetime.now(), kind)), size
 
@@ -53,6 +54,8 @@ def follow(
         promise = "stopping after this step and saving; Ctrl-C again quits at once" if saves else "stopping"
         logs = folder / "logs"
         if founding is None:
+            from adamesh.train.launch import run_workers
+
             outcome = run_workers(module, arguments, nproc=nproc, logs=logs, on_stop=lambda: say(promise))
         else:
             outcome = run_company(

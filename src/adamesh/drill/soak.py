@@ -1,11 +1,13 @@
 """A soak: one long run with faults of all kinds, one after the other, beside the same run without a fault."""
 
+import json
 import random
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 from adamesh.bench.hosts import Hosts
 from adamesh.bench.machine import Machine
@@ -22,6 +24,8 @@ from adamesh.train.settings import RunConfig
 __all__ = ["Soak", "soak"]
 
 _PROBE_STEPS = 100
+_AROUND = 50
+"""Steps on either side, among which a fault's are few."""
 _LEAST_WORKERS = 3
 """A stopped worker is outvoted by a majority of the others."""
 
@@ -39,7 +43,11 @@ class Soak:
     """The run without a fault."""
     rehearsal: Rehearsal
     goodput: float
-    """Seconds in the training loop without a fault, over those with faults, for the same steps."""
+    """The share of its time that the run spent on steps as they usually are, next to those around them; over the same
+    share of the run without a fault, in which it is less than 1 by the scatter of steps."""
+    pace: float
+    """Seconds in the training loop without a fault, over those with faults, for the same steps. Whatever else the
+    machine did at either time is in it, and how many workers there were: on few cores, fewer are quicker."""
 
 
 def soak(
@@ -60,7 +68,7 @@ def soak(
     """
     folder.mkdir(parents=True, exist_ok=True)
     machine = Machine.observed()
-    most = config.nproc + 1
+    most = config.nproc  # more would share the same cores, and be slower without any fault
     config = replace(config, elastic=f"1:{most}", log_every=1)
     if config.steps is None and config.epochs is None:
         _, session = calm_run(replace(config, steps=_PROBE_STEPS), folder / "probe")
@@ -106,8 +114,18 @@ def soak(
         code = session.wait(lambda: None)
     end = ending(session, code)
     found = compared(("kill", True), hits, (folder / "soak", end), (folder / "calm", calm), problem)
-    goodput = calm.seconds / end.seconds if end.finished else 0.0
-    return Soak(machine, config.task, config.nproc, every_s, calm, found, goodput)
+    if not end.finished:
+        return Soak(machine, config.task, config.nproc, every_s, calm, found, 0.0, 0.0)
+    goodput = _usual_share(folder / "soak", end) / _usual_share(folder / "calm", calm)
+    return Soak(machine, config.task, config.nproc, every_s, calm, found, goodput, calm.seconds / end.seconds)
+
+
+def _usual_share(run: Path, end: Ending) -> float:
+    """The share of a run's time that went into steps, of each no more than the median of those around it."""
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    times = [record["step_s"] for record in map(json.loads, lines) if "step_s" in record]
+    around = [times[max(0, at - _AROUND) : at + _AROUND + 1] for at in range(len(times))]
+    return sum(min(time_s, median(others)) for time_s, others in zip(times, around, strict=True)) / end.seconds
 
 
 def _possible(fault: FaultName, there: int, most: int) -> bool:

@@ -62,8 +62,12 @@ def print_soak(console: Console, soak: Soak) -> None:
     if end.finished:
         samples = "as without a fault" if found.same_samples else "ANOTHER ONE"
         console.print(
-            f"{end.steps} steps in {end.seconds:.1f} s, without a fault {calm.seconds:.1f} s: goodput "
-            f"{soak.goodput:.1%}; loss {end.final_loss:.4g}, without a fault {calm.final_loss:.4g}; test "
+            f"goodput {soak.goodput:.1%}: the share of time in steps as they usually are, over that without a fault",
+            soft_wrap=True,
+        )
+        console.print(
+            f"{end.steps} steps in {end.seconds:.1f} s, without a fault {calm.seconds:.1f} s: {soak.pace:.1%} of its "
+            f"pace; loss {end.final_loss:.4g}, without a fault {calm.final_loss:.4g}; test "
             f"{_tested(end.test)}, without a fault {_tested(calm.test)}; steps lost {end.steps_lost}, ledger "
             f"{samples}, {end.checkpoints} checkpoint(s), all of which can be loaded",
             soft_wrap=True,

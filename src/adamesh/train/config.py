@@ -8,12 +8,14 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from adamesh.errors import ConfigurationError
-from adamesh.tasks.base import Task
 from adamesh.train.files import write_whole
 from adamesh.train.settings import OptimSettings, PlanSettings, RunConfig, ScheduleKind, ScheduleSettings
+
+if TYPE_CHECKING:  # tasks need torch, which whoever only reads a configuration does not wait for
+    from adamesh.tasks.base import Task
 
 __all__ = [
     "OptimSettings",
@@ -60,7 +62,7 @@ def load_config(path: Path) -> RunConfig:
         raise ConfigurationError(f"{path}: {error}") from None
 
 
-def resolved(config: RunConfig, task: Task[Any]) -> RunConfig:
+def resolved(config: RunConfig, task: "Task[Any]") -> RunConfig:
     """The same run with the task's defaults filled in and paths made absolute."""
     defaults = task.defaults
     steps, epochs = config.steps, config.epochs

@@ -19,12 +19,8 @@ from adamesh.train.bounds import Bounds
 from adamesh.train.evaluate import to_device
 from adamesh.train.events import Event
 
-__all__ = ["DEPARTED", "EXPELLED", "Departed", "Elastic", "elastic_here", "warm_up"]
+__all__ = ["Departed", "Elastic", "elastic_here", "warm_up"]
 
-EXPELLED = 75
-"""The exit code of a worker that the others have taken for dead (sysexits' "try again")."""
-DEPARTED = 76
-"""The exit code of a worker that has asked to go."""
 _AWAIT_S = 60.0
 _LOOK_S = 0.05
 

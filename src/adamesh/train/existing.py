@@ -3,17 +3,19 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-
-from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+from typing import TYPE_CHECKING
 
 from adamesh.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 __all__ = ["first_decides", "is_present", "world_size"]
 
 _REFUSED = "refused"
 
 # The first worker's store serves the others until this process ends.
-_kept: list[TCPStore] = []
+_kept: "list[TCPStore]" = []
 
 
 def is_present() -> bool:
@@ -51,7 +53,9 @@ def first_decides(choose: Callable[[], Path]) -> Path:
     return folder
 
 
-def _store(rank: int) -> PrefixStore:
+def _store(rank: int) -> "PrefixStore":
+    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+
     try:
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     except KeyError as error:

@@ -13,10 +13,6 @@ from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import torch
-
-from adamesh.train.process import main
-
 __all__ = ["begin"]
 
 _LOADED = ("adamesh.train.worker", "torch._dynamo")  # the latter by the first optimizer of a process, otherwise
@@ -39,6 +35,11 @@ def begin(label: int, work: Sequence[str], environment: Mapping[str, str], log: 
 
 
 def _live(label: int, work: Sequence[str], environment: Mapping[str, str], log: str) -> None:
+    # Here, in the fork, both are loaded already; whoever only asks for it waits for neither.
+    import torch
+
+    from adamesh.train.process import main
+
     os.setsid()
     os.environ.clear()
     os.environ.update(environment)

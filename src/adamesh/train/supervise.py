@@ -16,13 +16,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import psutil
+
 from adamesh.company.members import Members, read_members, write_members
 from adamesh.errors import ConfigurationError
 from adamesh.train import failure
-from adamesh.train.elastic import DEPARTED, EXPELLED
 from adamesh.train.failure import Failure
-from adamesh.train.launch import Outcome, Stop, defaults, next_folder
 from adamesh.train.nursery import begin
+from adamesh.train.watching import DEPARTED, EXPELLED, Outcome, Stop, defaults, next_folder
 
 __all__ = ["Founding", "run_company"]
 
@@ -111,7 +112,8 @@ def run_company(
     with tempfile.TemporaryDirectory(prefix="adamesh-") as records:
         crew = _Crew(folder, logs, Path(records), (module, *arguments), founding, token, nproc)
         alone = founding.address == "127.0.0.1"
-        with defaults(nproc, alone=alone), Stop(on_stop, crew.passed_on, lambda: list(crew.pids)) as stop:
+        sharers = nproc if founding.size else nproc + _already_here(folder)
+        with defaults(sharers, alone=alone), Stop(on_stop, crew.passed_on, lambda: list(crew.pids)) as stop:
             supervisors = [
                 threading.Thread(target=_supervise, args=(crew, number, stop), daemon=True) for number in range(nproc)
             ]
@@ -142,6 +144,13 @@ def _token(folder: Path, founding: Founding) -> str:
             )
         time.sleep(_LOOK_EVERY_S)
     return known.token
+
+
+def _already_here(folder: Path) -> int:
+    """How many workers of a run that goes on are on this machine."""
+    known = read_members(folder)
+    ours = {address.address for addresses in psutil.net_if_addrs().values() for address in addresses}
+    return 0 if known is None else sum(host in ours for host, _ in known.addresses)
 
 
 def _outcome(crew: _Crew, stopped: bool) -> Outcome:

@@ -17,12 +17,13 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from adamesh.errors import ConfigurationError, Expelled
 from adamesh.tasks.catalog import find_task
 from adamesh.train.config import load_config, resolved
-from adamesh.train.elastic import DEPARTED, EXPELLED, Departed, elastic_here, warm_up
+from adamesh.train.elastic import Departed, elastic_here, warm_up
 from adamesh.train.progress import Handed, display_for
 from adamesh.train.rehearsal import DRILL, Rehearsal
 from adamesh.train.run import Run
 from adamesh.train.summary import Summary
 from adamesh.train.trainer import Trainer
+from adamesh.train.watching import DEPARTED, EXPELLED
 from adamesh.train.workers import CompanyWorkers, GroupWorkers, Workers
 
 __all__ = ["choose_device", "main", "run_worker"]
