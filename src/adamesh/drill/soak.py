@@ -123,7 +123,7 @@ def soak(
 def _usual_share(run: Path, end: Ending) -> float:
     """The share of a run's time that went into steps, of each no more than the median of those around it."""
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    times = [record["step_s"] for record in map(json.loads, lines) if "step_s" in record]
+    times: list[float] = [record["step_s"] for record in map(json.loads, lines) if "step_s" in record]
     around = [times[max(0, at - _AROUND) : at + _AROUND + 1] for at in range(len(times))]
     return sum(min(time_s, median(others)) for time_s, others in zip(times, around, strict=True)) / end.seconds
 
