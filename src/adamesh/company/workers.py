@@ -1,5 +1,6 @@
 """The company of worker processes."""
 
+import gc
 import secrets
 import threading
 import time
@@ -20,6 +21,9 @@ from adamesh.membership.sentinel import Sentinel
 __all__ = ["Workers"]
 
 _RECHECK_S = 0.05
+_COLLECT_EVERY = 8
+"""Epochs. A group of torch's holds two threads and some files, in cycles with what used it, and Python may not come to
+collect them for a thousand steps: after a hundred epochs there would be no files left to open."""
 
 
 class Workers(Company):
@@ -173,6 +177,8 @@ class Workers(Company):
             break
         if left is not None:
             left.sever(f"epoch {left.roster.epoch} is over")
+        if roster.epoch % _COLLECT_EVERY == 0:
+            gc.collect()
         return self._settle(before, roster, reason)
 
     def _await_roster(self, after: int, deadline: float) -> Roster:
