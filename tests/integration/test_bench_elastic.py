@@ -27,8 +27,19 @@ def test_numbers_out_of_range_are_refused(options):
         ElasticOptions(**options)
 
 
-def test_nobody_is_suspected_where_nothing_happens(tmp_path):
-    result = bench_elastic(ElasticOptions(fault="none", minutes=0.05, hogs=1, nproc=3, out=tmp_path))
+@pytest.mark.parametrize(
+    ("minutes", "hogs"),
+    [(0.05, 1), pytest.param(5, 4, marks=[pytest.mark.soak, pytest.mark.timeout(600)])],
+    ids=["short", "five minutes"],
+)
+def test_nobody_is_suspected_where_nothing_happens(tmp_path, minutes, hogs):
+    result = bench_elastic(ElasticOptions(fault="none", minutes=minutes, hogs=hogs, nproc=3, out=tmp_path))
     assert result.suspected == 0
     assert result.lost_nothing
     assert result.steps > 10
+
+
+def test_a_worker_that_holds_its_interpreters_lock_is_gone_on_without(tmp_path):
+    result = bench_elastic(ElasticOptions(fault="gil", times=1, nproc=3, out=tmp_path))
+    assert result.lost_nothing
+    assert 0.4 < result.losses[0].recovery_s
