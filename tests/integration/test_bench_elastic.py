@@ -42,4 +42,4 @@ def test_nobody_is_suspected_where_nothing_happens(tmp_path, minutes, hogs):
 def test_a_worker_that_holds_its_interpreters_lock_is_gone_on_without(tmp_path):
     result = bench_elastic(ElasticOptions(fault="gil", times=1, nproc=3, out=tmp_path))
     assert result.lost_nothing
-    assert 0.4 < result.losses[0].recovery_s
+    assert result.losses[0].recovery_s > 0.4
