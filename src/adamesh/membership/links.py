@@ -14,7 +14,7 @@ from adamesh.membership.roster import Member
 
 __all__ = ["PROTOCOL", "Closed", "Link"]
 
-PROTOCOL = 1
+PROTOCOL = 2
 _LENGTH = struct.Struct("!I")
 _MOST_BYTES = 1 << 20
 _MOST_BYTES_OF_STRANGERS = 1 << 12

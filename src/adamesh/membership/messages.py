@@ -64,6 +64,8 @@ class Beat:
     broken: bool
     """Somebody of the epoch is lost: whoever waits for the others in it waits in vain."""
     leaving: bool
+    process: str
+    """As `adamesh.membership.kin` names it."""
     lines: dict[str, str] = field(default_factory=dict)
     """By group that is being built: this worker's address in it, in base64."""
 

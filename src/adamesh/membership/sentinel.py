@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from adamesh.membership.consensus import Consensus
+from adamesh.membership.kin import is_stopped, this_process
 from adamesh.membership.links import Link
 from adamesh.membership.messages import Beat, Decided, Knock, Message, Want
 from adamesh.membership.progress import STARTING, Progress
@@ -51,6 +52,7 @@ class Sentinel:
         self._beat_at = 0.0
         self._heard_at = 0.0
         self._closing = False
+        self._process = this_process()
         self.me = self._board.me
         self.changed = threading.Condition()
         self.failure: BaseException | None = None
@@ -229,17 +231,21 @@ class Sentinel:
         else:
             self._addresses = list(dict.fromkeys((*self._addresses, *roster.members)))
 
-    def _start_s(self, name: str) -> float:
-        """How long a member may be silent because it has only just started, and may load programs: else 0."""
-        beat = self._beats.get(name)
-        return self._patience.start_s if beat is None or beat.phase == STARTING else 0.0
+    def _is_silent(self, name: str, now: float) -> bool:
+        """Whether a member was not heard for longer than can be put down to a slow machine or network."""
+        silence, beat = self._silences[name], self._beats.get(name)
+        if beat is not None and silence.of(now) > self._patience.silence_s and is_stopped(beat.process, self._process):
+            return True
+        # Who has only just started may load programs, which holds up everything else.
+        starts = beat is None or beat.phase == STARTING
+        return silence.lasts(now, self._patience.start_s if starts else 0.0)
 
     def _judge(self, consensus: Consensus, now: float) -> None:
         if consensus.expelled is not None:
             return
         epoch = consensus.roster.epoch
         others = [name for name in consensus.roster.names if name not in (self.me.name, *consensus.dead)]
-        doubts = {name: "silent" for name in others if self._silences[name].lasts(now, self._start_s(name))}
+        doubts = {name: "silent" for name in others if self._is_silent(name, now)}
         for name in others:
             # Dead for certain: it was heard until its connections ended, and nobody is where it was.
             if name in self._refused and name not in doubts and not self._board.listens_to(name):
@@ -322,6 +328,7 @@ class Sentinel:
             waits=self.waits,
             broken=self._broken >= epoch,
             leaving=self.leaving,
+            process=self._process,
             lines=dict(self.lines),
         )
 

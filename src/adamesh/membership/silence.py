@@ -39,6 +39,10 @@ class Silence:
         """The silence from which on the member is suspected, seconds."""
         return min(max(self.floor_s, _TIMES_WORST * self._worst), _TIMES_FLOOR * self.floor_s)
 
+    def of(self, now: float) -> float:
+        """For how long it was not heard, seconds."""
+        return now - self.last
+
     def lasts(self, now: float, at_least_s: float = 0.0) -> bool:
         """Whether the member has been silent for too long, and for at least so long."""
-        return now - self.last > max(self.limit_s, at_least_s)
+        return self.of(now) > max(self.limit_s, at_least_s)

@@ -47,7 +47,7 @@ def test_who_is_often_held_up_itself_waits_longer_for_others():
 
 
 def beat(step: int, phase: str, waits: bool, moves: int = 0) -> Beat:
-    return Beat(0, step, phase, moves, waits, broken=False, leaving=False)
+    return Beat(0, step, phase, moves, waits, broken=False, leaving=False, process="")
 
 
 def stuck(phases: dict[str, str], waiting: str, floor_s: float = 1.0, step_s: float = 0.01) -> Progress:
