@@ -168,7 +168,7 @@ class Sentinel:
     def _round(self, ready: list, now: float, stall_s: float) -> None:  # type: ignore[type-arg]
         if stall_s > self._patience.beat_s:
             for silence in self._silences.values():
-                silence.forgive(stall_s, now)
+                silence.forgive(stall_s, now, usual=self.phase != STARTING)
             self._progress.forgive(stall_s, now)
         self._speak()  # the worker may have ended the epoch since
         for event in self._board.serve(ready, now):
@@ -194,7 +194,7 @@ class Sentinel:
         assert name is not None
         self._heard_at = now
         if name in self._silences:
-            self._silences[name].hear(now)
+            self._silences[name].hear(now, usual=not self._is_starting(name))
             self._refused.discard(name)
         consensus = self._consensus
         match message:
@@ -236,9 +236,12 @@ class Sentinel:
         silence, beat = self._silences[name], self._beats.get(name)
         if beat is not None and silence.of(now) > self._patience.silence_s and is_stopped(beat.process, self._process):
             return True
-        # Who has only just started may load programs, which holds up everything else.
-        starts = beat is None or beat.phase == STARTING
-        return silence.lasts(now, self._patience.start_s if starts else 0.0)
+        return silence.lasts(now, self._patience.start_s if self._is_starting(name) else 0.0)
+
+    def _is_starting(self, name: str) -> bool:
+        """Whether a member has only just started, and may load programs, which holds up everything else."""
+        beat = self._beats.get(name)
+        return beat is None or beat.phase == STARTING
 
     def _judge(self, consensus: Consensus, now: float) -> None:
         if consensus.expelled is not None:

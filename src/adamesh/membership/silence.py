@@ -2,7 +2,7 @@
 
 __all__ = ["Silence"]
 
-_TIMES_WORST = 4.0
+_TIMES_WORST = 3.0
 _TIMES_FLOOR = 4.0
 _FADING = 0.998
 """Of the worst gap, with each message, of which there are some twenty a second: it counts for a minute or two."""
@@ -24,14 +24,16 @@ class Silence:
         self.last = now
         self._worst = 0.0
 
-    def hear(self, now: float) -> None:
-        """Something has come."""
-        self._worst = max(now - self.last, self._worst * _FADING)
+    def hear(self, now: float, *, usual: bool = True) -> None:
+        """Something has come; ``usual``: from somebody who trains, rather than loads programs."""
+        if usual:
+            self._worst = max(now - self.last, self._worst * _FADING)
         self.last = now
 
-    def forgive(self, stall_s: float, now: float) -> None:
-        """The listener itself was held up for so long: the others may be, by what else goes on there."""
-        self._worst = max(stall_s, self._worst)
+    def forgive(self, stall_s: float, now: float, *, usual: bool = True) -> None:
+        """The listener itself was held up for so long: if in its ``usual`` work, the others may be as well."""
+        if usual:
+            self._worst = max(stall_s, self._worst)
         self.last = min(now, self.last + stall_s)
 
     @property

@@ -26,7 +26,7 @@ def test_whoever_is_heard_irregularly_is_waited_for_longer_but_never_for_ever(ga
         now += gap
         silence.hear(now)
     assert 0.5 <= silence.limit_s <= 2.0
-    assert silence.limit_s >= min(2.0, 4 * gaps[-1] - 1e-9)  # what has been added up is a little off
+    assert silence.limit_s >= min(2.0, 3 * gaps[-1] - 1e-9)  # what has been added up is a little off
 
 
 def test_a_stall_of_the_listener_is_no_evidence():
@@ -36,11 +36,18 @@ def test_a_stall_of_the_listener_is_no_evidence():
     assert silence.lasts(12.2)
 
 
+def test_what_happens_while_programs_are_loaded_says_nothing_about_later():
+    silence = Silence(0.5, now=0.0)
+    silence.hear(0.9, usual=False)
+    silence.forgive(stall_s=0.9, now=1.9, usual=False)
+    assert silence.limit_s == 0.5
+
+
 def test_who_is_often_held_up_itself_waits_longer_for_others():
     silence = Silence(0.5, now=0.0)
     silence.forgive(stall_s=0.3, now=0.4)
-    assert not silence.lasts(0.3 + 1.1)
-    assert silence.lasts(0.3 + 1.3)
+    assert not silence.lasts(0.3 + 0.8)
+    assert silence.lasts(0.3 + 1.0)
     for beat in range(2000):
         silence.hear(0.4 + 0.05 * beat)
     assert silence.limit_s == 0.5
