@@ -1,9 +1,10 @@
-"""What the site has beside docs/: changelog, contributing, examples; and a place in the menu for each decision.
+"""What mkdocs.yml does not name: changelog, contributing, examples, a place in the menu for each decision and new page.
 
 A hook of mkdocs (mkdocs.yml names it).
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ PAGES = ("CHANGELOG.md", "CONTRIBUTING.md")
 
 
 def on_config(config: Any) -> Any:
-    """Decisions in their order, below the page that lists them."""
+    """Decisions in their order, below the page that lists them; and pages that have no place among the commands."""
     decisions = sorted((ROOT / "docs/decisions").glob("0*.md"))
-    (project,) = (section["Project"] for section in config.nav if "Project" in section)
-    (listed,) = (entry for entry in project if "Decisions" in entry)
+    (listed,) = (entry for entry in _section(config, "Project") if "Decisions" in entry)
     listed["Decisions"] = ["decisions/README.md", *(f"decisions/{decision.name}" for decision in decisions)]
+    placed = set(_pages(config.nav))
+    new = sorted(page.name for page in (ROOT / "docs").glob("*.md") if page.name not in placed)
+    _section(config, "Commands").extend(new)
     return config
 
 
@@ -36,3 +39,18 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if "/" not in page.file.src_uri:
         return markdown.replace("](../examples/", "](examples/")
     return markdown.replace("](../../examples/", "](../examples/")
+
+
+def _section(config: Any, name: str) -> list[Any]:
+    (entries,) = (section[name] for section in config.nav if name in section)
+    assert isinstance(entries, list)
+    return entries
+
+
+def _pages(nav: Any) -> Iterator[str]:
+    """All that a menu names, however deep."""
+    if isinstance(nav, str):
+        yield nav
+    else:
+        for entry in nav.values() if isinstance(nav, dict) else nav:
+            yield from _pages(entry)
