@@ -9,10 +9,10 @@ READY := .venv/.ready
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train test soak check bench faults clean
+.PHONY: help train test soak check bench faults docs newcomer clean
 
 help:  ## list the doors
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 train: $(READY)  ## train on the embedded handwritten digits with two workers; no download
 	@$(BIN)/adamesh train $(ARGS)
@@ -39,8 +39,16 @@ bench: $(READY)  ## one optimizer step against DDP, ZeroRedundancyOptimizer and 
 faults: $(READY)  ## a minute of training in which workers are killed, stopped, come and go; what is lost?
 	@$(BIN)/adamesh drill --soak $(ARGS)
 
+# NO_MKDOCS_2_WARNING: an advertisement, and no warning.
+docs: $(READY)  ## the documentation site, in site/; fails where a link leads nowhere
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict $(ARGS) && \
+	    echo "docs: site/index.html; its search wants a server: python3 -m http.server --directory site"
+
+newcomer:  ## a fresh clone, a first run, the tutorial; how long does it take?
+	@$(PYTHON) -m scripts.newcomer $(ARGS)
+
 clean:  ## remove caches and built packages; keeps .venv and runs/
-	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find src tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # Installed once, and again when what is asked for changes. A half-made environment is made anew.

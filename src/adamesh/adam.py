@@ -12,7 +12,7 @@ __all__ = ["Adam", "AdamW"]
 class AdamW(MeshOptimizer):
     """AdamW (Loshchilov & Hutter 2019) on a mesh; ``torch.optim.AdamW``'s arguments, and a plan.
 
-    Example:
+    Examples:
         >>> import torch
         >>> model = torch.nn.Linear(4, 2)
         >>> optimizer = AdamW(model.parameters(), lr=3e-4)

@@ -29,7 +29,7 @@ def param_groups(model: nn.Module, sparse: str = "lazy", **options: Any) -> list
     Raises:
         ConfigurationError: there is no such mode.
 
-    Example:
+    Examples:
         >>> import adamesh
         >>> model = nn.Sequential(nn.Embedding(1000, 8, sparse=True), nn.Linear(8, 1))
         >>> optimizer = adamesh.AdamW(param_groups(model, sparse="exact"), lr=1e-2)

@@ -16,7 +16,7 @@ class Guard:
     ``threshold`` times the median absolute deviation (MAD), and beyond a multiple of the median. What is not finite is
     never let through.
 
-    Example:
+    Examples:
         >>> Guard(threshold=8.0).window
         100
     """

@@ -46,7 +46,7 @@ class OneBitAdam(MeshOptimizer):
         ConfigurationError: a value is out of range.
         IncompatiblePlan: second moments would be learned of coded gradients.
 
-    Example:
+    Examples:
         >>> import torch
         >>> model = torch.nn.Linear(4, 2)
         >>> optimizer = OneBitAdam(model.parameters(), freeze_at=1)

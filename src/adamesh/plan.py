@@ -24,7 +24,7 @@ __all__ = ["Plan"]
 class Plan:
     """How an optimizer spreads over its workers. The default is exact and agrees every step.
 
-    Example:
+    Examples:
         >>> Plan(max_grad_norm=1.0).bucket_mb
         25
     """

@@ -27,7 +27,7 @@ class GradScaler:
         growth_interval: steps.
         enabled: False makes everything pass through.
 
-    Example:
+    Examples:
         >>> model = torch.nn.Linear(2, 1)
         >>> import adamesh
         >>> optimizer, scaler = adamesh.AdamW(model.parameters()), GradScaler()

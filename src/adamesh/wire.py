@@ -20,7 +20,7 @@ _LEAST_BETA2 = 0.99
 class Wire:
     """Codecs by direction; None is exact.
 
-    Example:
+    Examples:
         >>> from adamesh.codecs.feedback import Feedback
         >>> from adamesh.codecs.int4 import Int4
         >>> Wire(up=Feedback(Int4()), down=Int4()).grain

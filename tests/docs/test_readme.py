@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parents[2] / "README.md"
+from scripts.blocks import ROOT, blocks, pages
 
 
 def python_blocks() -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+    return [block.text for block in blocks(ROOT / "README.md") if block.language == "python"]
 
 
 @pytest.mark.parametrize("number", range(len(python_blocks())))
@@ -34,17 +34,7 @@ def test_every_python_block_runs_alone_and_on_two_workers(tmp_path: Path, number
     assert loss < 0.1, "the program is meant to learn"
 
 
-@pytest.mark.parametrize("page", ["elastic.md", "guard.md", "sparse.md"])
-def test_the_first_block_of_a_page_runs(page: str) -> None:
-    page = (README.parent / "docs" / page).read_text()
-    exec(re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)[0], {})
-
-
-PAGES = ("compare", "elastic", "guard", "multi-machine", "sparse", "tour", "training")
-
-
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{name}.md" for name in PAGES)])
-def test_relative_links_lead_somewhere(page: str) -> None:
-    file = README.parent / page
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", file.read_text()):
-        assert (file.parent / target).exists(), target
+@pytest.mark.parametrize("page", pages(), ids=[str(page.relative_to(ROOT)) for page in pages()])
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target

@@ -25,7 +25,8 @@ The same command with the same --out goes on where it stopped. All options of ad
 
 examples:
   adamesh compare --over plan.up=exact,int8,int4 --seeds 3
-  adamesh compare digits --optim adam,nadam,sgd --over optim.lr=1e-3,1e-2
+  adamesh compare digits --optim adam:3e-3,sgd:0.1,adadelta             each with a learning rate that suits it
+  adamesh compare digits --optim adam,sgd --over optim.lr=1e-2,1e-1      which one does?
   adamesh compare --over plan.sync=every-step,every-16,diloco-64
   adamesh compare --over nproc=1,2,4 --steps 200
   adamesh compare mlp --over batch_size=32,128 --budget-s 20 --out runs/batches
@@ -40,9 +41,9 @@ class Options:
     """As for adamesh train; not set: digits."""
     over: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """KEY=VALUE,VALUE,...: a key of the configuration and what it is set to in turn; none: not set; 0.9/0.99: a pair.
-    Given several times: all combinations."""
+    KEY:KEY=VALUE:VALUE,...: keys that change together. Given several times: all combinations."""
     optim: str | None = None
-    """RULE,RULE,...: short for --over optim.rule=RULE,RULE,..."""
+    """RULE,RULE,... or RULE:LR,...: short for --over optim.rule=RULE,... or --over optim.rule:optim.lr=RULE:LR,..."""
     seeds: int = 3
     """How many seeds each is trained with: --seed and those after it."""
     budget_s: float | None = None

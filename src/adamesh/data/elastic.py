@@ -51,7 +51,7 @@ class ElasticSampler:
     With ``Plan(balance=True)`` faster workers get more: shares follow the time between the samples of a step and its
     ``step()``, as measured on all workers in the steps before.
 
-    Example:
+    Examples:
         >>> import torch, adamesh
         >>> data, model = torch.randn(100, 4), torch.nn.Linear(4, 1)
         >>> optimizer = adamesh.AdamW(model.parameters(), lr=1e-3)

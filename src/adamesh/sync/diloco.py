@@ -39,7 +39,7 @@ class DiLoCo(Schedule):
         ConfigurationError: a value is out of range.
         IncompatiblePlan: two are unsound together.
 
-    Example:
+    Examples:
         >>> [DiLoCo(4, fragments=2, delay=1).at(step).launch for step in range(4)]
         [(), (1,), (), (0,)]
     """

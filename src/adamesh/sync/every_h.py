@@ -35,7 +35,7 @@ class EveryH(Schedule):
     Raises:
         ConfigurationError: one is no whole number of at least 1.
 
-    Example:
+    Examples:
         >>> [EveryH(2, exp_avg=2).at(step).averages for step in range(4)]
         [(), (0, 2), (), (0, 1, 2)]
     """

@@ -14,8 +14,8 @@ from adamesh.train.settings import RunConfig
 
 __all__ = ["Arm", "Budget", "Trial", "make_arms", "make_trials", "read_overs"]
 
-Over = tuple[str, tuple[str, ...]]
-"""A key of the configuration, and the values that it takes in turn."""
+Over = tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]
+"""Keys of the configuration that change together, and what they are set to in turn; keys at the end may be left out."""
 
 # The budget and the seeds are everybody's; losses of other data are not to be compared.
 _NOT_COMPARED = {
@@ -69,26 +69,35 @@ class Trial:
 
 
 def read_overs(overs: Sequence[str], optim: str | None) -> list[Over]:
-    """Keys and values of ``--over key=a,b,c``, and of ``--optim a,b,c`` for optim.rule.
+    """Keys and values of ``--over key=a,b,c`` and ``--over key:other=a:x,b:y``; ``--optim a:x,b`` is short for
+    ``--over optim.rule:optim.lr=a:x,b``.
 
     Raises:
         ConfigurationError: one is not of this form, or its key is unknown, told twice, or not to be compared.
     """
-    found: dict[str, tuple[str, ...]] = {}
-    for text in [*overs, *([] if optim is None else [f"optim.rule={optim}"])]:
-        key, equal, rest = text.partition("=")
-        key = key.strip().lstrip("-").replace("-", "_")
-        values = tuple(value.strip() for value in rest.split(","))
-        if not equal or not all(values):
+    found: list[Over] = []
+    for text in [*overs, *([] if optim is None else [_rules(optim)])]:
+        names, equal, rest = text.partition("=")
+        keys = tuple(name.strip().lstrip("-").replace("-", "_") for name in names.split(":"))
+        # A colon is a part of a value unless several keys are named.
+        values = tuple(_parts(value) if len(keys) > 1 else (value.strip(),) for value in rest.split(","))
+        if not equal or not all(all(value) for value in values):
             raise ConfigurationError(f"--over {text}: must be key=value,value,... as in plan.up=exact,int8,int4")
-        if key in _NOT_COMPARED:
-            raise ConfigurationError(f"--over {text}: {key} cannot be compared; {_NOT_COMPARED[key]}")
-        if key not in known_keys():
-            raise ConfigurationError(f"--over {text}: unknown key {key}; the nearest known key is {nearest_key(key)}")
-        if key in found or len(set(values)) < len(values):
-            raise ConfigurationError(f"--over {text}: {key}, or one of its values, stands there twice; keep one")
-        found[key] = values
-    return list(found.items())
+        if max(map(len, values)) > len(keys):
+            raise ConfigurationError(f"--over {text}: has values for more keys than it names, {':'.join(keys)}")
+        for key in keys:
+            if key in _NOT_COMPARED:
+                raise ConfigurationError(f"--over {text}: {key} cannot be compared; {_NOT_COMPARED[key]}")
+            if key not in known_keys():
+                raise ConfigurationError(
+                    f"--over {text}: unknown key {key}; the nearest known key is {nearest_key(key)}"
+                )
+            if key in [*(known for earlier, _ in found for known in earlier)] or keys.count(key) > 1:
+                raise ConfigurationError(f"--over {text}: {key} stands there twice; keep one")
+        if len(set(values)) < len(values):
+            raise ConfigurationError(f"--over {text}: one of its values stands there twice; keep one")
+        found.append((keys, values))
+    return found
 
 
 def make_arms(config: RunConfig, overs: Sequence[Over], budget: Budget) -> list[Arm]:
@@ -104,7 +113,12 @@ def make_arms(config: RunConfig, overs: Sequence[Over], budget: Budget) -> list[
     base = checked(config, config.nproc)
     arms = []
     for values in product(*(values for _, values in overs)):
-        settings = tuple(zip((key for key, _ in overs), values, strict=True))
+        settings = tuple(
+            # Of keys that change together, those at the end may be left out.
+            setting
+            for (keys, _), texts in zip(overs, values, strict=True)
+            for setting in zip(keys, texts, strict=False)
+        )
         mine = config
         try:
             # The rule first: which numbers may be set depends on it.
@@ -129,6 +143,15 @@ def make_trials(arms: Sequence[Arm], num_seeds: int, folder: Path) -> list[Trial
             place = folder / "trials" / f"{_slug(arm.name)}-seed{seed}"
             trials.append(Trial(arm, replace(arm.config, seed=seed, out=place), place))
     return trials
+
+
+def _rules(optim: str) -> str:
+    """What ``--optim`` is short for: rules, each with a learning rate of its own if it has one."""
+    return f"optim.rule{':optim.lr' * (':' in optim)}={optim}"
+
+
+def _parts(value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(":"))
 
 
 def _budgeted(config: RunConfig, base: RunConfig, budget: Budget) -> RunConfig:

@@ -29,11 +29,24 @@ def test_rules_start_from_their_own_learning_rates_and_the_order_of_overs_is_fre
     assert adamw.config.optim.lr == nadam.config.optim.lr == 3e-2
 
 
+def test_each_rule_may_have_a_learning_rate_of_its_own_and_keys_may_change_together():
+    sgd, adam, adadelta = make_arms(BASE, read_overs([], "sgd:0.5, adam:1e-2,adadelta"), Budget())
+    assert [arm.config.optim.lr for arm in (sgd, adam, adadelta)] == [0.5, 1e-2, 1.0]
+    assert (sgd.name, adadelta.name) == ("optim.rule=sgd, optim.lr=0.5", "optim.rule=adadelta")
+    overs = read_overs(["optim.rule:batch-size:optim.max_iter=adam,lbfgs:20:3", "plan.guard=false,true"], None)
+    arms = make_arms(BASE, overs, Budget())
+    assert [(arm.config.batch_size, arm.config.steps, arm.config.optim.max_iter) for arm in arms] == [
+        *[(10, 4, None)] * 2,
+        *[(20, 2, 3)] * 2,
+    ]
+    assert [arm.config.plan.guard for arm in arms] == [False, True] * 2
+
+
 @given(steps=st.integers(1, 1000), size=st.integers(1, 500), other=st.integers(1, 500))
 def test_every_arm_sees_as_many_samples_to_the_nearest_step(steps, size, other):
     config = RunConfig(task="regression", nproc=1, steps=steps, batch_size=size)
-    overs = [("batch_size", tuple(map(str, sorted({size, other}))))]
-    for arm in make_arms(config, overs, Budget()):
+    sizes = ",".join(map(str, sorted({size, other})))
+    for arm in make_arms(config, read_overs([f"batch_size={sizes}"], None), Budget()):
         batch, taken = arm.config.batch_size or 0, arm.config.steps or 0
         assert abs(taken * batch - steps * size) <= max(batch / 2, batch - steps * size)
 
@@ -72,6 +85,9 @@ def test_trials_of_all_arms_have_the_same_seeds_and_folders_of_their_own(tmp_pat
         (["plan.uq=exact"], "unknown key plan.uq; the nearest known key is plan.up"),
         (["optim.lr=1,2", "optim.lr=3"], "stands there twice"),
         (["optim.lr=1,1"], "stands there twice"),
+        (["optim.rule:optim.lr=sgd:1:2,adam"], "has values for more keys than it names, optim.rule:optim.lr"),
+        (["optim.rule:optim.lr=sgd:,adam"], "must be key=value,value"),
+        (["optim.lr:optim.lr=1:2,2:1"], "optim.lr stands there twice"),
         (["steps=1,2"], "steps cannot be compared; every arm has the same budget"),
         (["seed=1,2"], "take --seeds"),
         (["plan.up=exact,int9"], "plan.up=int9: plan.up = 'int9': must be one of"),
