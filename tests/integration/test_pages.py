@@ -60,17 +60,19 @@ def serving():
     servers = []
 
     def serve(folder):
-        server = PageServer(History(folder))
+        history = History(folder)
+        server = PageServer(history)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        servers.append((server, thread))
+        servers.append((server, thread, history))
         return server.link
 
     yield serve
-    for server, thread in servers:
+    for server, thread, history in servers:
         server.shutdown()
         thread.join()
         server.server_close()
+        history.close()
 
 
 def eventful(folder):
@@ -122,7 +124,7 @@ def test_several_runs_share_charts_and_one_can_be_left_out(tmp_path, visit):
     rate = window.page.locator("figure.chart", has_text="Learning rate")
     assert rate.locator("polyline").count() == 2
     assert rate.locator(".legend").inner_text() == "first\nsecond"
-    window.page.get_by_label("second").uncheck()
+    window.page.get_by_role("checkbox", name="second").uncheck()
     assert rate.locator("polyline").count() == 1
     window.page.locator("#axis").select_option("samples")
     assert rate.locator("text", has_text="samples").count() == 1

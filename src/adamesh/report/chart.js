@@ -5,6 +5,9 @@ const SVG = "http://www.w3.org/2000/svg";
 const ROOM = { left: 58, right: 14, top: 22, bottom: 30 };
 const HEIGHT = 236;
 const MOST_ROWS = 40;
+const SCALES = ["linear", "log", "without outliers"];
+// Outliers are what lies so far above so large a share of the values.
+const OUTLIERS = { share: 0.98, factor: 3 };
 
 // Every text goes in as text, so that no name can be markup.
 function made(tag, attributes = {}, ...children) {
@@ -42,6 +45,9 @@ function inUnit(value, unit) {
   }
   return plain(value);
 }
+
+const lowest = (values) => values.reduce((a, b) => Math.min(a, b), Infinity);
+const highest = (values) => values.reduce((a, b) => Math.max(a, b), -Infinity);
 
 // 1, 2 or 5 times a power of ten, about `count` of them between two ends.
 function ticks(low, high, count) {
@@ -114,12 +120,12 @@ class Chart {
   constructor(number, onCursor) {
     this.id = `chart-${number}`;
     this.onCursor = onCursor;
-    this.scale = null; // null: what suits the numbers
+    this.scale = null; // one of SCALES; null: what suits the numbers
     this.title = made("h3", { id: `${this.id}-title` });
     this.note = made("p", { class: "note" });
     this.button = made("button", { type: "button", class: "scale" });
     this.button.addEventListener("click", () => {
-      this.scale = this.isLog ? "linear" : "log";
+      this.scale = SCALES[(SCALES.indexOf(this.scaleShown) + 1) % SCALES.length];
       this.draw();
     });
     this.svg = drawn("svg", { role: "img", tabindex: "0", "aria-labelledby": `${this.id}-title ${this.id}-text` });
@@ -136,9 +142,9 @@ class Chart {
     this.svg.addEventListener("keydown", (event) => this.walk(event));
   }
 
-  // series: {name, colour, dash, dots, points}; marks: {x, kind, text}
-  show(panel, series, marks, axisTitle) {
-    Object.assign(this, { panel, series, marks, axisTitle });
+  // series: {name, colour, dash, dots, points}; keys: [swatch's classes, text]; marks: {x, kind, text}
+  show(panel, series, keys, marks, axisTitle) {
+    Object.assign(this, { panel, series, keys, marks, axisTitle });
     this.title.textContent = panel.title;
     this.note.textContent = panel.note;
     this.draw();
@@ -164,13 +170,18 @@ class Chart {
     const all = this.series.flatMap((line) => line.points);
     const finite = all.filter((point) => point.y !== null);
     const xs = all.map((point) => point.x);
-    let low = Math.min(...finite.map((point) => point.low));
-    let high = Math.max(...finite.map((point) => point.high));
-    if (!finite.length) [low, high] = [0, 1];
-    const suits = !this.panel.from_zero && low > 0 && high / low >= 100;
-    this.isLog = this.scale === null ? suits : this.scale === "log";
+    const highs = finite.map((point) => point.high).sort((a, b) => a - b);
+    let low = finite.length ? lowest(finite.map((point) => point.low)) : 0;
+    let high = finite.length ? highs[highs.length - 1] : 1;
+    const usual = OUTLIERS.factor * (highs[Math.floor(OUTLIERS.share * (highs.length - 1))] || 0);
+    const suitsLog = !this.panel.from_zero && low > 0 && high / low >= 100;
+    const suitsCut = this.panel.from_zero && usual > 0 && high > usual;
+    this.scaleShown = this.scale || (suitsLog ? "log" : suitsCut ? "without outliers" : "linear");
+    this.isLog = this.scaleShown === "log";
+    this.ceiling = this.scaleShown === "without outliers" && usual > 0 && high > usual ? usual : Infinity;
+    high = Math.min(high, this.ceiling);
     if (this.isLog) {
-      low = Math.min(...finite.map((point) => point.low).filter((value) => value > 0));
+      low = lowest(finite.map((point) => point.low).filter((value) => value > 0));
       if (!Number.isFinite(low) || high <= 0) [low, high] = [0.1, 1];
       if (low === high) [low, high] = [low / 2, high * 2];
       [low, high] = [low / (high / low) ** 0.04, high * (high / low) ** 0.04];
@@ -181,11 +192,10 @@ class Chart {
       high += air;
       if (low !== 0) low -= air;
     }
-    this.button.textContent = this.isLog ? "log scale" : "linear scale";
+    this.button.textContent = this.scaleShown === "without outliers" ? "without outliers" : `${this.scaleShown} scale`;
     this.button.setAttribute("aria-label", `${this.panel.title}: ${this.button.textContent}; press to change`);
     this.ys = [low, high];
-    const first = xs.length ? xs.reduce((a, b) => Math.min(a, b)) : 0;
-    const last = xs.length ? xs.reduce((a, b) => Math.max(a, b)) : 1;
+    const [first, last] = xs.length ? [lowest(xs), highest(xs)] : [0, 1];
     this.xs = first === last ? [first - 0.5, last + 0.5] : [first, last];
   }
 
@@ -195,7 +205,7 @@ class Chart {
 
   py(y) {
     const [low, high] = this.isLog ? this.ys.map(Math.log) : this.ys;
-    const share = ((this.isLog ? Math.log(y) : y) - low) / (high - low);
+    const share = ((this.isLog ? Math.log(y) : Math.min(y, this.ys[1])) - low) / (high - low);
     return HEIGHT - ROOM.bottom - share * (HEIGHT - ROOM.top - ROOM.bottom);
   }
 
@@ -211,7 +221,8 @@ class Chart {
       const x = this.px(tick);
       if (x < ROOM.left - 1 || x > this.width - ROOM.right + 1) continue;
       this.svg.append(drawn("line", { class: "grid x", x1: x, x2: x, y1: bottom, y2: bottom + 4 }));
-      this.svg.append(drawn("text", { class: "tick", x, y: bottom + 17, "text-anchor": "middle" }, plain(tick)));
+      const anchor = x > this.width - 32 ? "end" : "middle";
+      this.svg.append(drawn("text", { class: "tick", x: anchor === "end" ? x + 8 : x, y: bottom + 17, "text-anchor": anchor }, plain(tick)));
     }
     this.svg.append(drawn("line", { class: "axis", x1: ROOM.left, x2: this.width - ROOM.right, y1: bottom, y2: bottom }));
     this.svg.append(drawn("text", { class: "tick", x: this.width - ROOM.right, y: HEIGHT - 2, "text-anchor": "end" }, this.axisTitle));
@@ -254,16 +265,23 @@ class Chart {
         this.svg.append(drawn("circle", { class: `dot c${line.colour}`, cx, cy, r: 2.6 }));
       }
     }
-    for (const point of line.points.filter((point) => point.bad)) {
-      const text = drawn("text", { class: "bad", x: this.px(point.x), y: ROOM.top + 8, "text-anchor": "middle" }, "×");
-      text.append(drawn("title", {}, `${line.name}: not finite at ${this.stepsOf(point)}`));
-      this.svg.append(text);
+    for (const point of line.points) {
+      if (point.bad) this.sign("bad", "×", point, `${line.name}: not finite at ${this.stepsOf(point)}`);
+      if (point.y !== null && point.high > this.ceiling)
+        this.sign(`beyond c${line.colour}`, "▴", point, `${line.name}: ${this.valueOf(point)} at ${this.stepsOf(point)}`);
     }
   }
 
+  sign(kind, character, point, words) {
+    const text = drawn("text", { class: kind, x: this.px(point.x), y: ROOM.top + 8, "text-anchor": "middle" }, character);
+    text.append(drawn("title", {}, words));
+    this.svg.append(text);
+  }
+
   fillLegend() {
-    const shown = this.series.length > 1 ? this.series : [];
-    const items = shown.map((line) => made("li", {}, made("span", { class: `swatch c${line.colour} ${line.dash}`, "aria-hidden": "true" }), line.name));
+    const items = this.keys.map(([swatch, text]) => made("li", {}, made("span", { class: `swatch ${swatch}`, "aria-hidden": "true" }), text));
+    if (this.ceiling < Infinity)
+      items.push(made("li", { class: "faint" }, `▴ above the scale, up to ${inUnit(highest(this.series.flatMap((line) => line.points.map((p) => p.high))), this.panel.unit)}`));
     if (this.series.some((line) => line.points.some((point) => point.low < point.high)))
       items.push(made("li", { class: "faint" }, "shaded: lowest to highest"));
     if (this.series.some((line) => line.points.some((point) => point.bad)))
@@ -346,8 +364,8 @@ class Chart {
   rowOf(line, points) {
     const finite = points.filter((point) => point.y !== null);
     const mean = finite.length ? finite.reduce((sum, point) => sum + point.y, 0) / finite.length : null;
-    const low = finite.length ? Math.min(...finite.map((point) => point.low)) : null;
-    const high = finite.length ? Math.max(...finite.map((point) => point.high)) : null;
+    const low = finite.length ? lowest(finite.map((point) => point.low)) : null;
+    const high = finite.length ? highest(finite.map((point) => point.high)) : null;
     const where = this.stepsOf({ first: points[0].first, last: points[points.length - 1].last });
     const cells = [mean, low, high].map((value) => made("td", { class: "number" }, inUnit(value, this.panel.unit)));
     return made("tr", {}, made("th", { scope: "row" }, line.name), made("td", {}, where), ...cells);

@@ -6,6 +6,7 @@ import tomllib
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -226,8 +227,9 @@ def _is_number(value: object) -> bool:
 
 
 def _number(value: Any) -> float | None:
+    """None where it is not finite, or beyond what a float can hold."""
     try:
-        return None if value is None else float(value)
+        return None if value is None or not isfinite(value) else float(value)
     except OverflowError:
         return None
 

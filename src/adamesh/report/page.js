@@ -41,11 +41,25 @@ function seriesOf(panel) {
   return state.runs.flatMap((run, r) => state.hidden.has(r) ? [] : panel.lines.map((line, l) => ({
     name: !several ? line.label : panel.lines.length > 1 ? `${run.name}, ${line.label}` : run.name,
     colour: (several ? r : l) % NUM_COLOURS,
-    // A ninth run has the first one's colour, and another dash.
-    dash: several ? DASHES[(l + Math.floor(r / NUM_COLOURS)) % DASHES.length] : "",
+    dash: several ? dashOf(l, r) : "",
+    run: r,
     dots: line.table === "evaluations",
     points: pointsOf(run[line.table].columns, line.key, state.axis),
   })).filter((line) => line.points.length));
+}
+
+// What colours and dashes mean: with several runs colours are runs, and dashes the lines of a panel.
+function keysOf(panel, series) {
+  if (state.runs.length === 1) return series.length > 1 ? series.map((line) => [`c${line.colour}`, line.name]) : [];
+  const shown = state.runs.map((run, r) => [run, r]).filter(([run, r]) => series.some((line) => line.run === r));
+  const runs = shown.map(([run, r]) => [`c${r % NUM_COLOURS} ${dashOf(0, r)}`, run.name]);
+  const several = panel.lines.length > 1;
+  return [...runs, ...(several ? panel.lines.map((line, l) => [dashOf(l, 0), line.label]) : [])];
+}
+
+// A ninth run has the first one's colour, and another dash.
+function dashOf(line, run) {
+  return DASHES[(line + Math.floor(run / NUM_COLOURS)) % DASHES.length];
 }
 
 function marks() {
@@ -71,7 +85,9 @@ function draw() {
   charts.forEach((chart, i) => {
     const panel = state.panels[i];
     chart.element.hidden = !panel;
-    if (panel) chart.show(panel, seriesOf(panel), happened, AXES[state.axis]);
+    if (!panel) return;
+    const series = seriesOf(panel);
+    chart.show(panel, series, keysOf(panel, series), happened, AXES[state.axis]);
   });
 }
 
@@ -94,8 +110,7 @@ function runBox(run, r) {
     else state.hidden.add(r);
     draw();
   });
-  const dash = DASHES[Math.floor(r / NUM_COLOURS) % DASHES.length];
-  return made("label", {}, box, made("span", { class: `swatch c${r % NUM_COLOURS} ${dash}`, "aria-hidden": "true" }), run.name);
+  return made("label", {}, box, made("span", { class: `swatch c${r % NUM_COLOURS} ${dashOf(0, r)}`, "aria-hidden": "true" }), run.name);
 }
 
 // What changes beside the curves while a run goes on: there is one run then.
@@ -118,7 +133,7 @@ function retell() {
   document.querySelector(".tiles").replaceChildren(...tiles);
   const rows = run.events.map(([step, kind, message, mark]) => {
     const sign = made("span", { class: `mark ${mark}`, "aria-hidden": "true" }, { trouble: "✖", arrival: "▲", note: "●" }[mark]);
-    return made("tr", {}, made("td", { class: "number" }, plain(step)), made("td", {}, sign, ` ${kind}`), made("td", {}, message));
+    return made("tr", {}, made("td", {}, step.toLocaleString("en-US")), made("td", {}, sign, ` ${kind}`), made("td", {}, message));
   });
   const box = document.querySelector("#events .scrolls");
   box.hidden = !rows.length;

@@ -129,7 +129,7 @@ def _events(runs: Sequence[Mapping[str, Any]]) -> str:
         name = f"<td>{_swatch(number)}{escape(run['name'])}</td>" if len(runs) > 1 else ""
         for step, kind, message, mark in run["events"]:
             sign = f'<span class="mark {mark}" aria-hidden="true">{_WORDS[mark]}</span>'
-            cells = f'<td class="number">{step:,}</td><td>{sign} {escape(kind)}</td><td>{escape(message)}</td>'
+            cells = f"<td>{step:,}</td><td>{sign} {escape(kind)}</td><td>{escape(message)}</td>"
             rows.append(f"<tr>{name}{cells}</tr>")
     left_out = sum(run["num_events"] - len(run["events"]) for run in runs)
     before = f"<p>{left_out:,} earlier ones are left out.</p>" if left_out else ""
@@ -144,7 +144,9 @@ def _configuration(histories: Sequence[History]) -> str:
     told_rows = {key: [_setting(history.config.get(key)) for history in histories] for key in keys}
     differing = [key for key, cells in told_rows.items() if key not in _NOT_COMPARED and len(set(cells)) > 1]
     if len(histories) == 1:
-        return _table("not set: what is left out", ["value"], [_row(k, cells) for k, cells in told_rows.items()])
+        return _table(
+            "config.toml; what it leaves out is not set", ["value"], [_row(k, cells) for k, cells in told_rows.items()]
+        )
     heads = _run_heads([{"name": history.name} for history in histories])
     rows = [_row(key, told_rows[key], differs=True) for key in differing]
     rest = [_row(key, cells) for key, cells in told_rows.items() if key not in differing]

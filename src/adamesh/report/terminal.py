@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 
+from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
@@ -44,7 +45,10 @@ def view(history: History, width: int) -> RenderableType:
     now = standing(history)
     parts: list[RenderableType] = []
     if now.total_steps:
-        parts.append(ProgressBar(total=now.total_steps, completed=now.step, width=max(10, width - 4)))
+        # In a table, as a bar alone does not end its line.
+        bar = Table.grid(expand=True)
+        bar.add_row(ProgressBar(total=now.total_steps, completed=now.step))
+        parts.append(bar)
     parts += [_figures(history), *_curve(history, width - 4), *_events(history)]
     silent_s = history.silent_s()
     silent = "" if silent_s is None or silent_s < 10 or now.ended else f", last written {silent_s:.0f} s ago"
@@ -52,17 +56,12 @@ def view(history: History, width: int) -> RenderableType:
     return Panel(Group(*parts), title=title, title_align="left", subtitle=f"{now.word}{silent}", subtitle_align="right")
 
 
-def _figures(history: History) -> Table:
+def _figures(history: History) -> Columns:
     known = dict(facts(history))
     chosen = [(label, known[label]) for label in _FACTS if label in known]
     chosen += [(label, value) for label, value in known.items() if label.startswith("test ")]
-    grid = Table.grid(padding=(0, 3), expand=True)
-    for _ in range(4):
-        grid.add_column(ratio=1)
-    cells = [Text.assemble((f"{_printable(label)} ", "dim"), _printable(value)) for label, value in chosen]
-    for start in range(0, len(cells), 4):
-        grid.add_row(*cells[start : start + 4])
-    return grid
+    told = [Text.assemble((f"{_printable(label)} ", "dim"), _printable(value), no_wrap=True) for label, value in chosen]
+    return Columns(told, padding=(0, 3))
 
 
 def _curve(history: History, width: int) -> list[Text]:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 # All that a page shows and a run's author, or its data, may have chosen.
-MARKUP = "\"><img src=x onerror=\"document.title='hit'\">"
+MARKUP = '"><img src=x onerror="document.title=\'hit\'">'
 ENDING = "</script><script>document.title='hit'</script>"
 
 

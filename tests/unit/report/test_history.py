@@ -75,7 +75,7 @@ def test_half_a_line_and_lines_that_are_none_do_no_harm(tmp_path):
     history = read(folder)
     assert history.steps.num_bins == 3
     assert history.num_unreadable == 6
-    assert history.last_step == {"step": 3, "loss": float("inf"), "lr": None}
+    assert history.last_step == {"step": 3, "loss": None, "lr": None}
     assert "not finite" in standing(history).word
 
 
@@ -112,13 +112,13 @@ def test_only_what_was_measured_is_drawn_and_what_is_not_known_too(tmp_path):
 
 def test_many_steps_stay_few_points(tmp_path):
     folder = make_run(tmp_path / "run", steps=0)
-    lines = (json.dumps(step_line(step, loss=-1.0 if step == 4567 else 1.0)) for step in range(1, 20_001))
+    lines = (json.dumps(step_line(step, loss=-1.0 if step == 4567 else 1.0)) for step in range(1, 8_001))
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     told = read(folder).steps.since(-1, 0)
     loss = told["columns"]["loss"]
     assert len(loss["mean"]) <= 600
     assert min(loss["low"]) == -1.0
-    assert told["columns"]["seconds"]["high"][-1] == pytest.approx(400)
+    assert told["columns"]["seconds"]["high"][-1] == pytest.approx(160)
 
 
 def test_a_comparison_stands_for_its_trials_and_names_tell_runs_apart(tmp_path):

@@ -59,7 +59,12 @@ def test_names_settings_and_messages_are_text_and_never_markup(tmp_path):
     usual = Elements(page_of(make_run(tmp_path / "usual")))
     single, both = Elements(page_of(folder)), Elements(page_of(folder, other))
     for elements in (single, both):
-        assert {tag for tag, _ in elements.found} <= {tag for tag, _ in usual.found} | {"span", "strong", "details", "summary"}
+        assert {tag for tag, _ in elements.found} <= {tag for tag, _ in usual.found} | {
+            "span",
+            "strong",
+            "details",
+            "summary",
+        }
         assert [tag for tag, _ in elements.found].count("script") == 2
         assert json.loads(elements.data)["runs"][0]["events"] == [[3, MARKUP, ENDING, "note"]]
 

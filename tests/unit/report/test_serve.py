@@ -11,7 +11,7 @@ from adamesh.report.history import History
 from adamesh.report.serve import PageServer
 from tests.unit.report.folders import MARKUP, append, make_run, step_line
 
-SECRET = "the run's own words"
+SECRET = "for nobody else"
 
 
 @pytest.fixture
@@ -129,7 +129,9 @@ def test_nothing_but_reading_is_understood(server, method):
     assert ask(server, method=method, Cookie=cookie(server))[0] == 501
 
 
-@pytest.mark.parametrize("target", ["/config.toml", "/../config.toml", "/%2e%2e/etc/passwd", "/data/", "/metrics.jsonl"])
+@pytest.mark.parametrize(
+    "target", ["/config.toml", "/../config.toml", "/%2e%2e/etc/passwd", "/data/", "/metrics.jsonl"]
+)
 def test_there_are_no_other_files(server, target):
     status, _, body = ask(server, target, Cookie=cookie(server))
     assert (status, body) == (404, "404 Not Found\n")
@@ -137,7 +139,13 @@ def test_there_are_no_other_files(server, target):
 
 @pytest.mark.parametrize(
     "request_bytes",
-    [b"\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x00", b"GET /" + b"a" * 70000 + b" HTTP/1.1\r\n\r\n"],
+    [
+        b"\r\n",
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"\x16\x03\x01\x00",
+        b"GET /" + b"a" * 70000 + b" HTTP/1.1\r\n\r\n",
+    ],
     ids=["nothing", "half", "another version", "TLS", "too long"],
 )
 def test_what_is_no_request_is_refused_and_the_next_one_answered(server, request_bytes):
@@ -157,7 +165,14 @@ def test_a_page_is_told_what_it_lacks_and_no_more(server, folder):
     news = json.loads(ask(server, known, Cookie=mine)[2])["runs"][0]
     assert news["steps"]["columns"]["step"]["mean"] == [40, 41]
     assert news["evaluations"]["start"] == 3
-    assert len(json.loads(ask(server, "/data?known=nonsense", Cookie=mine)[2])["runs"][0]["steps"]["columns"]["step"]["mean"]) == 41
+    assert (
+        len(
+            json.loads(ask(server, "/data?known=nonsense", Cookie=mine)[2])["runs"][0]["steps"]["columns"]["step"][
+                "mean"
+            ]
+        )
+        == 41
+    )
 
 
 def test_it_listens_on_loopback_only_and_says_so_when_a_port_is_taken(server, folder):

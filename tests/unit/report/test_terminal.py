@@ -26,7 +26,7 @@ def test_a_rising_line_rises_and_a_level_one_is_level():
 
 
 def test_more_values_than_columns_are_averaged_and_none_is_left_out():
-    assert sparkline([0, 2, 4, 6, 8, 6, 10, 4], width=4, height=1) == ["▁▅██"]
+    assert sparkline([0, 2, 4, 6, 8, 6, 10, 4], width=4, height=1) == ["▁▆██"]
 
 
 def test_what_spans_decades_is_drawn_by_its_logarithm():
