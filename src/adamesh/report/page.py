@@ -144,9 +144,8 @@ def _configuration(histories: Sequence[History]) -> str:
     told_rows = {key: [_setting(history.config.get(key)) for history in histories] for key in keys}
     differing = [key for key, cells in told_rows.items() if key not in _NOT_COMPARED and len(set(cells)) > 1]
     if len(histories) == 1:
-        return _table(
-            "config.toml; what it leaves out is not set", ["value"], [_row(k, cells) for k, cells in told_rows.items()]
-        )
+        only = [_row(key, cells) for key, cells in told_rows.items()]
+        return _table("config.toml; what it leaves out is not set", ["value"], only)
     heads = _run_heads([{"name": history.name} for history in histories])
     rows = [_row(key, told_rows[key], differs=True) for key in differing]
     rest = [_row(key, cells) for key, cells in told_rows.items() if key not in differing]

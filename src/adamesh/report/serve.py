@@ -2,9 +2,10 @@
 
 Whatever reaches a port on loopback may come from a web page of somebody else's (by a form, an image, a name that is
 bound to 127.0.0.1 later: DNS rebinding), or from another user of the machine. So the server listens on 127.0.0.1 only.
-A request must name exactly this server as its Host, and as its Origin if it has one, and must not come from another site
-or port by the browser's own word (Sec-Fetch-Site). It must show the token, which is in the link, or the cookie that the
-browser got for it. All else gets a status line and no word more. Nothing is written, and nothing read but the run.
+A request must name exactly this server as its Host, and as its Origin if it has one, and must not come from another
+site or port by the browser's own word (Sec-Fetch-Site). It must show the token, which is in the link, or the cookie
+that the browser got for it. All else gets a status line and no word more. Nothing is written, and nothing but the run
+is read.
 """
 
 import hmac

@@ -130,7 +130,7 @@ def test_nothing_but_reading_is_understood(server, method):
 
 
 @pytest.mark.parametrize(
-    "target", ["/config.toml", "/../config.toml", "/%2e%2e/etc/passwd", "/data/", "/metrics.jsonl"]
+    "target", ["/config.toml", "/../config.toml", "/%2e%2e/etc/passwd", "/data/", "/data/x"]
 )
 def test_there_are_no_other_files(server, target):
     status, _, body = ask(server, target, Cookie=cookie(server))
@@ -144,7 +144,7 @@ def test_there_are_no_other_files(server, target):
         b"GET\r\n\r\n",
         b"GET / HTTP/9.9\r\n\r\n",
         b"\x16\x03\x01\x00",
-        b"GET /" + b"a" * 70000 + b" HTTP/1.1\r\n\r\n",
+        b"GET /" + b"a" * 70000,
     ],
     ids=["nothing", "half", "another version", "TLS", "too long"],
 )
@@ -165,14 +165,8 @@ def test_a_page_is_told_what_it_lacks_and_no_more(server, folder):
     news = json.loads(ask(server, known, Cookie=mine)[2])["runs"][0]
     assert news["steps"]["columns"]["step"]["mean"] == [40, 41]
     assert news["evaluations"]["start"] == 3
-    assert (
-        len(
-            json.loads(ask(server, "/data?known=nonsense", Cookie=mine)[2])["runs"][0]["steps"]["columns"]["step"][
-                "mean"
-            ]
-        )
-        == 41
-    )
+    anew = json.loads(ask(server, "/data?known=nonsense", Cookie=mine)[2])["runs"][0]
+    assert len(anew["steps"]["columns"]["step"]["mean"]) == 41
 
 
 def test_it_listens_on_loopback_only_and_says_so_when_a_port_is_taken(server, folder):
