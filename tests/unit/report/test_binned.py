@@ -50,7 +50,8 @@ def test_what_is_not_finite_is_counted_and_not_averaged(bad):
 
 @given(st.lists(st.floats(0, 1), max_size=60), st.lists(st.integers(0, 60), max_size=6))
 def test_a_reader_of_increments_has_what_a_reader_of_everything_has(values, looks):
-    table, seen, generation = Binned(8), [], -1
+    table, generation = Binned(8), -1
+    seen: list[float] = []
     for step, value in enumerate(values, start=1):
         table.add({"step": step, "loss": value})
         if step in looks or step == len(values):

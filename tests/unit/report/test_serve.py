@@ -129,9 +129,7 @@ def test_nothing_but_reading_is_understood(server, method):
     assert ask(server, method=method, Cookie=cookie(server))[0] == 501
 
 
-@pytest.mark.parametrize(
-    "target", ["/config.toml", "/../config.toml", "/%2e%2e/etc/passwd", "/data/", "/data/x"]
-)
+@pytest.mark.parametrize("target", ["/config.toml", "/../config.toml", "/%2e%2e/etc/passwd", "/data/", "/data/x"])
 def test_there_are_no_other_files(server, target):
     status, _, body = ask(server, target, Cookie=cookie(server))
     assert (status, body) == (404, "404 Not Found\n")

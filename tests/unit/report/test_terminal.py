@@ -14,9 +14,9 @@ def shown(folder, width=100):
     history = History(folder)
     history.refresh()
     history.close()
-    console = Console(file=io.StringIO(), width=width, highlight=False, markup=False)
-    console.print(view(history, width))
-    return console.file.getvalue()
+    file = io.StringIO()
+    Console(file=file, width=width, highlight=False, markup=False).print(view(history, width))
+    return file.getvalue()
 
 
 def test_a_rising_line_rises_and_a_level_one_is_level():
@@ -58,7 +58,8 @@ def test_names_and_messages_cannot_command_the_terminal(tmp_path):
 
 def test_it_ends_when_the_run_does_and_leaves_its_last_look(tmp_path):
     folder = make_run(tmp_path / "run", steps=99)
-    console = Console(file=io.StringIO(), width=80, highlight=False, markup=False, force_terminal=True)
+    file = io.StringIO()
+    console = Console(file=file, width=80, highlight=False, markup=False, force_terminal=True)
 
     def meanwhile(_seconds):
         append(folder, "metrics.jsonl", step_line(100))
@@ -67,7 +68,7 @@ def test_it_ends_when_the_run_does_and_leaves_its_last_look(tmp_path):
     history = History(folder)
     watch(history, console, meanwhile)
     history.close()
-    assert "finished" in console.file.getvalue()
+    assert "finished" in file.getvalue()
 
 
 def test_a_run_without_a_step_fits_a_narrow_terminal(tmp_path):
