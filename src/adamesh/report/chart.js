@@ -142,9 +142,10 @@ class Chart {
     this.svg.addEventListener("keydown", (event) => this.walk(event));
   }
 
-  // series: {name, colour, dash, dots, points}; keys: [swatch's classes, text]; marks: {x, kind, text}
-  show(panel, series, keys, marks, axisTitle) {
-    Object.assign(this, { panel, series, keys, marks, axisTitle });
+  // series: {name, colour, dash, dots, points}; keys: [swatch's classes, text]; marks: {x, kind, text};
+  // axis: {title, from, to}, the same for all charts
+  show(panel, series, keys, marks, axis) {
+    Object.assign(this, { panel, series, keys, marks, axis });
     this.title.textContent = panel.title;
     this.note.textContent = panel.note;
     this.draw();
@@ -169,7 +170,6 @@ class Chart {
   measure() {
     const all = this.series.flatMap((line) => line.points);
     const finite = all.filter((point) => point.y !== null);
-    const xs = all.map((point) => point.x);
     const highs = finite.map((point) => point.high).sort((a, b) => a - b);
     let low = finite.length ? lowest(finite.map((point) => point.low)) : 0;
     let high = finite.length ? highs[highs.length - 1] : 1;
@@ -195,8 +195,8 @@ class Chart {
     this.button.textContent = this.scaleShown === "without outliers" ? "without outliers" : `${this.scaleShown} scale`;
     this.button.setAttribute("aria-label", `${this.panel.title}: ${this.button.textContent}; press to change`);
     this.ys = [low, high];
-    const [first, last] = xs.length ? [lowest(xs), highest(xs)] : [0, 1];
-    this.xs = first === last ? [first - 0.5, last + 0.5] : [first, last];
+    const { from, to } = this.axis;
+    this.xs = from === to ? [from - 0.5, to + 0.5] : [from, to];
   }
 
   px(x) {
@@ -225,7 +225,7 @@ class Chart {
       this.svg.append(drawn("text", { class: "tick", x: anchor === "end" ? x + 8 : x, y: bottom + 17, "text-anchor": anchor }, plain(tick)));
     }
     this.svg.append(drawn("line", { class: "axis", x1: ROOM.left, x2: this.width - ROOM.right, y1: bottom, y2: bottom }));
-    this.svg.append(drawn("text", { class: "tick", x: this.width - ROOM.right, y: HEIGHT - 2, "text-anchor": "end" }, this.axisTitle));
+    this.svg.append(drawn("text", { class: "tick", x: this.width - ROOM.right, y: HEIGHT - 2, "text-anchor": "end" }, this.axis.title));
   }
 
   drawMarks() {
@@ -239,7 +239,9 @@ class Chart {
       const bottom = HEIGHT - ROOM.bottom;
       group.append(drawn("title", {}, mark.text), drawn("line", { x1: x, x2: x, y1: ROOM.top - 6, y2: bottom }));
       const sign = { trouble: "✖", arrival: "▲", note: "●" }[mark.kind];
-      group.append(drawn("text", { x, y: ROOM.top - 9, "text-anchor": "middle" }, sign));
+      // Whoever is lost is often replaced at once: the two signs stand side by side.
+      const aside = { trouble: -5, arrival: 5, note: 0 }[mark.kind];
+      group.append(drawn("text", { x: x + aside, y: ROOM.top - 9, "text-anchor": "middle" }, sign));
       this.svg.append(group);
     }
   }

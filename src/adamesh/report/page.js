@@ -82,12 +82,13 @@ function draw() {
     place.append(chart.element);
   }
   const happened = marks();
+  const series = state.panels.map(seriesOf);
+  const places = series.flatMap((lines) => lines.flatMap((line) => line.points.map((point) => point.x)));
+  const axis = { title: AXES[state.axis], from: places.length ? lowest(places) : 0, to: places.length ? highest(places) : 1 };
   charts.forEach((chart, i) => {
     const panel = state.panels[i];
     chart.element.hidden = !panel;
-    if (!panel) return;
-    const series = seriesOf(panel);
-    chart.show(panel, series, keysOf(panel, series), happened, AXES[state.axis]);
+    if (panel) chart.show(panel, series[i], keysOf(panel, series[i]), happened, axis);
   });
 }
 
@@ -155,7 +156,7 @@ function silence(seconds) {
 
 async function follow() {
   const pulse = made("p", { class: "pulse", role: "status" });
-  document.querySelector("header").append(pulse);
+  document.querySelector(".standing").after(pulse);
   let wait = LOOK_MS;
   for (;;) {
     await new Promise((resume) => setTimeout(resume, wait));
