@@ -20,6 +20,8 @@ COMMANDS = {
     "predict": "What a trained model says of new inputs.",
     "export": "Write a trained model as one safetensors file.",
     "compare": "Which is better? Train with several settings and seeds; say what is more than noise.",
+    "report": "One page about a run, or several side by side: curves, events, configuration, figures.",
+    "watch": "The same live, in a browser or in the terminal.",
     "tasks": "List the tasks that can be trained.",
     "data": "List the data sets that tasks read, and fetch them from their publishers.",
     "check": "Show that a model trains as with torch's own optimizer, and that all workers stay identical.",
@@ -47,6 +49,7 @@ examples:
   adamesh data fetch ml-100k                    a data set, from its publisher
   adamesh predict runs/first images.npy         what does the trained model say?
   adamesh compare --over plan.up=exact,int8,int4 --seeds 3       does it cost anything to send less?
+  adamesh watch runs/first                      how is it going?
   adamesh check digits --nproc 3                is it the same as with torch's AdamW?
 
 adamesh COMMAND --help explains a command and its options; adamesh --version says what is installed.

@@ -200,6 +200,7 @@ class Stretches:
             "comm_exposed_s": stats.comm_exposed_s,
             "bytes_up": stats.bytes_up,
             "bytes_down": stats.bytes_down,
+            "state_bytes": stats.state_bytes,
             "staleness": stats.staleness,
             "accepted_share": stats.pushes.accepted_share,
         }

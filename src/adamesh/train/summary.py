@@ -8,6 +8,7 @@ from typing import Any, Literal
 from adamesh.train.events import Event
 from adamesh.train.fate import PushingReport
 from adamesh.train.files import json_line, write_whole
+from adamesh.train.readable import readable_bytes
 
 __all__ = ["Summary"]
 
@@ -68,19 +69,11 @@ class Summary:
             ("samples/s", f"{self.samples_per_s:,.0f}"),
             ("waiting for data", f"{self.data_wait_share:.1%}"),
             ("parameters", f"{self.param_count:,}"),
-            ("state per worker", _readable(self.state_bytes_per_rank)),
-            ("sent up per step", _readable(self.bytes_up_per_step)),
-            ("sent down per step", _readable(self.bytes_down_per_step)),
+            ("state per worker", readable_bytes(self.state_bytes_per_rank)),
+            ("sent up per step", readable_bytes(self.bytes_up_per_step)),
+            ("sent down per step", readable_bytes(self.bytes_down_per_step)),
             *([] if self.frozen_after is None else [("frozen after", f"{self.frozen_after:,} updates")]),
             *([] if self.asynchronous is None else self.asynchronous.rows()),
             *([] if self.ledger is None else [("ledger", str(self.ledger["digest"]))]),
             ("events", str(len(self.events))),
         ]
-
-
-def _readable(num_bytes: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.3g} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:,.2f} GB"

@@ -363,6 +363,7 @@ class Trainer:
                 "bytes_up": stats.bytes_up,
                 "bytes_down": stats.bytes_down,
                 "bytes_per_step": stats.bytes_per_step,
+                "state_bytes": stats.state_bytes,
                 **({"skipped": 1} if step.local.skipped else {}),
                 **({} if stats.divergence is None else {"divergence": stats.divergence}),
                 **({} if stats.frozen_after is None else {"frozen_after": stats.frozen_after}),

@@ -90,7 +90,8 @@ def test_a_run_learns_and_leaves_what_it_promises(tmp_path):
     promised += "bytes_up_per_step bytes_down_per_step param_count events config_hash"
     assert set(promised.split()) <= set(written)
     first = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
-    promised = "step loss lr grad_norm step_s comm_exposed_s data_wait_s bytes_up bytes_down bytes_per_step samples"
+    promised = "step loss lr grad_norm step_s comm_exposed_s data_wait_s bytes_up bytes_down bytes_per_step samples "
+    promised += "state_bytes"
     assert set(first) == set(promised.split())
 
 

@@ -1,0 +1,1 @@
+"""Runs made visible: one page for reading later, the same page live, and a terminal view."""
