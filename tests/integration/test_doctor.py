@@ -24,7 +24,7 @@ from torch import nn
 from adamesh.tasks.base import Splits
 from adamesh.tasks.mlp import MultilayerPerceptron
 
-FAULT, RANK = os.environ["FAULT"], os.environ["RANK"]
+FAULT, RANK = os.environ["FAULT"], os.environ.get("RANK")
 
 
 class Starved:
@@ -125,7 +125,8 @@ def sick(run, tmp_path, capsys):
 
     def sick(fault, *options):
         (tmp_path / "sick.py").write_text(_TASK)
-        run("train", "sick.py", "--out", "run", *SHORT, *options, FAULT=fault)
+        code, _, err = run("train", "sick.py", "--out", "run", *SHORT, *options, FAULT=fault)
+        assert code != 2, err
         return diagnosed(tmp_path / "run", capsys)
 
     return sick

@@ -2,10 +2,11 @@
 
 import os
 import shlex
+from pathlib import Path
 
 from adamesh.doctor.record import Record
 
-__all__ = ["again", "compared", "resumed"]
+__all__ = ["again", "compared", "resumed", "shown"]
 
 
 def again(record: Record, *options: str) -> str | None:
@@ -20,11 +21,16 @@ def compared(record: Record, *options: str) -> str | None:
 
 def resumed(record: Record, *options: str) -> str:
     """Go on from the newest checkpoint."""
-    return shlex.join(["adamesh", "resume", os.path.relpath(record.folder), *options])
+    return shlex.join(["adamesh", "resume", shown(record.folder), *options])
 
 
 def _with_config(record: Record, command: str, options: tuple[str, ...], suffix: str) -> str | None:
     if record.config is None:
         return None
-    folder = os.path.relpath(record.folder)
+    folder = shown(record.folder)
     return shlex.join(["adamesh", command, f"{folder}/config.toml", *options, "--out", f"{folder}-{suffix}"])
+
+
+def shown(path: Path) -> str:
+    """As it may be typed here: from this folder or from the root, whichever is shorter."""
+    return min(os.path.relpath(path), str(path.absolute()), key=len)

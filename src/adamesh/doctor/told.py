@@ -73,4 +73,4 @@ def _listed(diagnosis: Diagnosis) -> str:
 
 
 def _indented(line: str) -> Padding:
-    return Padding(line, (0, 0, 0, 2))
+    return Padding(line, (0, 0, 0, 2), expand=False)

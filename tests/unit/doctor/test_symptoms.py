@@ -12,6 +12,9 @@ SKIP = "step {} is not made: gradient norm {} on worker 0, worst in '0.0'; as ba
 BACK = (22, "rollback", "after 3 steps that could not be made, back to the state of step 0, on with the samples of ...")
 
 
+GUARDED = replace(CONFIG, plan=PlanSettings(guard=True))
+
+
 def after(step, **values):
     """From a step on: numbers, or functions of the line."""
     return lambda line: {k: v(line) if callable(v) else v for k, v in values.items() if line["step"] >= step}
@@ -24,7 +27,10 @@ def at(step, **values):
 # Symptom -> what makes it, and what comes close.
 TABLE = {
     "NaN batches": (
-        [{"change": at(80, loss=None, grad_norm=None)}, {"events": [(20, "skip", SKIP.format(20, "nan"))]}],
+        [
+            {"change": at(80, loss=None, grad_norm=None)},
+            {"events": [(20, "skip", SKIP.format(20, "nan"))], "config": GUARDED},
+        ],
         [{"change": at(80, loss=0.4)}],
     ),
     "divergence": (
@@ -80,12 +86,22 @@ TABLE = {
         [{"change": after(1, comm_exposed_s=0.3, step_s=0.4)}],
         [
             {"change": after(1, comm_exposed_s=0.04)},
-            {"change": lambda line: {k: v / 100 for k, v in line.items() if k.endswith("_s")} | {"comm_exposed_s": 9e-4}},
+            {
+                "change": lambda line: (
+                    {k: v / 100 for k, v in line.items() if k.endswith("_s")} | {"comm_exposed_s": 9e-4}
+                )
+            },
             {"change": at(30, comm_exposed_s=60.0, step_s=61.0)},
         ],
     ),
-    "skipped steps": ([{"events": [(20, "skip", SKIP.format(20, "99.1, above 12.5"))]}], [{"events": []}]),
-    "rollbacks": ([{"events": [BACK]}], [{"events": [(10, "resumed", "from step-00000010 with 2 workers")]}]),
+    "skipped steps": (
+        [{"events": [(20, "skip", SKIP.format(20, "99.1, above 12.5"))], "config": GUARDED}],
+        [{"events": []}],
+    ),
+    "rollbacks": (
+        [{"events": [BACK], "config": GUARDED}],
+        [{"events": [(10, "resumed", "from step-00000010 with 2 workers")]}],
+    ),
     "hardware": ([{"events": [(9, "bad-hardware", "worker 1")]}], [{"events": []}]),
     "lost workers": ([{"events": [(9, "worker-lost", "w1: silent")]}], [{"events": [(9, "worker-left", "w1")]}]),
     "checkpoints": ([{"events": [(9, "checkpoint-failed", "disk")]}], [{"events": []}]),
@@ -125,7 +141,10 @@ def test_a_slow_worker_is_not_taken_for_a_slow_link_though_the_others_wait(tmp_p
 def test_islands_that_exchange_every_16th_step_are_judged_by_all_steps(tmp_path):
     def change(line):
         gone = dict.fromkeys(("work_s", "work_slowest_s", "work_others_s", "slowest_worker"), 0.0)
-        return {"comm_exposed_s": 8.0 if line["step"] % 16 == 0 else 0.0, "step_s": 8.1 if line["step"] % 16 == 0 else 0.1} | gone
+        return {
+            "comm_exposed_s": 8.0 if line["step"] % 16 == 0 else 0.0,
+            "step_s": 8.1 if line["step"] % 16 == 0 else 0.1,
+        } | gone
 
     config = replace(CONFIG, plan=PlanSettings(sync="every-16"))
     run = leave(tmp_path / "run", change, steps=160, config=config)

@@ -1,8 +1,6 @@
 """The run ended with an error."""
 
-import os
-
-from adamesh.doctor.commands import resumed
+from adamesh.doctor.commands import resumed, shown
 from adamesh.doctor.finding import Advice, Answer, Finding
 from adamesh.doctor.record import Record
 
@@ -17,6 +15,6 @@ def examine(record: Record) -> Answer:
     where = "before the first step" if words.step is None else f"in step {words.step}"
     return Finding(
         saw=f"the run failed {where}: {words.kind}",
-        evidence=[words.message, f"all of it in {os.path.relpath(words.log)}"],
+        evidence=[words.message, f"all of it in {shown(words.log)}"],
         advice=[Advice("when the reason is gone, go on from the newest checkpoint", resumed(record))],
     )

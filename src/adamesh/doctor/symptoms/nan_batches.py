@@ -26,7 +26,7 @@ def examine(record: Record) -> Answer:
             saw=f"{count} gave a loss or a gradient that is not finite; the guard passed over them",
             evidence=[f"skipped: step {steps}", *(f"step {event.step}: {event.message}" for event in skips[:3])],
             advice=[Advice("look at the samples that are named: empty ones, divisions by zero, values out of range")],
-            causes=("rollbacks",),
+            causes=("rollbacks", "failure"),
         )
     pushed = sum(
         worker.get("non_finite", 0) for worker in (record.summary.get("asynchronous") or {}).get("workers", ())
@@ -57,6 +57,7 @@ def examine(record: Record) -> Answer:
             ),
             Advice("look for an empty sample, a division by zero, a logarithm or a root of 0 in loss or data"),
         ],
+        causes=("failure",),
     )
 
 

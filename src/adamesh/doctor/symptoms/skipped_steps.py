@@ -22,8 +22,8 @@ def examine(record: Record) -> Answer:
             Advice("look at the samples that are named: outliers, wrong targets"),
             Advice(
                 "if they are good, and many, let the guard be more patient, or lower the learning rate",
-                again(record, "--guard.threshold", f"{2 * threshold:g}"),
+                again(record, "--plan.guard", "--guard.threshold", f"{2 * threshold:g}"),
             ),
         ],
-        causes=("rollbacks",),
+        causes=("rollbacks", "failure"),
     )
