@@ -40,7 +40,7 @@ def test_the_first_block_of_a_page_runs(page: str) -> None:
     exec(re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)[0], {})
 
 
-PAGES = ("compare", "elastic", "guard", "multi-machine", "sparse", "tour", "training")
+PAGES = ("compare", "doctor", "elastic", "guard", "multi-machine", "sparse", "tour", "training")
 
 
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{name}.md" for name in PAGES)])

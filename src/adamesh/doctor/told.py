@@ -1,9 +1,9 @@
 """A diagnosis for people, and as plain values."""
 
+import textwrap
 from typing import Any
 
 from rich.console import Console
-from rich.padding import Padding
 from rich.text import Text
 
 from adamesh.doctor.examination import Diagnosis
@@ -48,29 +48,29 @@ def print_diagnosis(console: Console, record: Record, diagnosis: Diagnosis) -> N
     workers = "1 worker" if record.num_workers == 1 else f"{record.num_workers} workers"
     console.print(f"{record.folder}: {record.steps:,} steps on {workers}; {_STATES[record.state]}")
     for line in record.unreadable:
-        console.print(f"not read: {line}")
+        console.print(_wrapped(console, f"not read: {line}"), soft_wrap=True)
     for name, found in diagnosis.findings.items():
         cause = diagnosis.because_of(name)
         console.print()
-        console.print(Text(f"{name}: {found.saw}", style="bold"))
+        console.print(Text(_wrapped(console, f"{name}: {found.saw}"), style="bold"), soft_wrap=True)
         if cause is not None:
-            console.print(_indented(f"(most likely a consequence of: {cause})"))
+            console.print(f"  (most likely a consequence of: {cause})")
         for line in found.evidence:
-            console.print(_indented(line))
+            console.print(_wrapped(console, line, 2), soft_wrap=True)
         for advice in found.advice if cause is None else ():
-            console.print(_indented(f"try: {advice.what}"))
+            console.print(_wrapped(console, f"try: {advice.what}", 2), soft_wrap=True)
             if advice.command is not None:
                 console.print(f"    {advice.command}", soft_wrap=True)
     console.print()
     if diagnosis.healthy:
-        console.print(Text(f"healthy: none of {_listed(diagnosis)}", style="bold"))
+        console.print(Text(_wrapped(console, f"healthy: none of {', '.join(diagnosis.absent)}"), style="bold"), soft_wrap=True)
     for symptom, why in diagnosis.unknown.items():
-        console.print(f"not known: {symptom}: {why}")
+        console.print(_wrapped(console, f"not known: {symptom}: {why}"), soft_wrap=True)
 
 
-def _listed(diagnosis: Diagnosis) -> str:
-    return ", ".join(diagnosis.absent)
-
-
-def _indented(line: str) -> Padding:
-    return Padding(line, (0, 0, 0, 2), expand=False)
+def _wrapped(console: Console, line: str, indent: int = 0) -> str:
+    """Without spaces at the ends of lines, which rich's padding would leave in what is copied."""
+    space = " " * indent
+    return textwrap.fill(
+        line, console.width, initial_indent=space, subsequent_indent=space, break_long_words=False, break_on_hyphens=False
+    )

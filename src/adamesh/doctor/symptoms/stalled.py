@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from adamesh.doctor.commands import again, compared
+from adamesh.doctor.commands import compared
 from adamesh.doctor.finding import Advice, Answer, Finding, Unknown
 from adamesh.doctor.record import Record
 from adamesh.doctor.series import spread
+from adamesh.train.rules import RULES
 
 __all__ = ["examine"]
 
@@ -31,7 +32,8 @@ def examine(record: Record) -> Answer:
     moved = first - last > sure or start - last > _SIGMAS * noise
     if moved and max(first, start) - last > _MOVED * abs(start):
         return None
-    lr = None if record.config is None else record.config.optim.lr
+    like_adam = record.config is not None and RULES[record.config.optim.rule].like_adam
+    rates = "1e-4,1e-3,1e-2" if like_adam else "1e-2,1e-1,1"
     given = "" if record.config is None or record.config.weights is None else "; it began with weights that were given"
     return Finding(
         saw=f"the loss does not move{given}",
@@ -41,15 +43,10 @@ def examine(record: Record) -> Answer:
         ],
         advice=[
             Advice(
-                "try other learning rates, higher ones too",
-                None
-                if lr is None
-                else compared(record, "--over", f"optim.lr={lr * 100:g},{lr * 10:g},{lr / 10:g}", "--seeds", "1"),
+                "try other learning rates, from low to high",
+                compared(record, "--over", f"optim.lr={rates}", "--seeds", "1"),
             ),
-            Advice(
-                "can it learn anything? A single batch should be learnt by heart",
-                again(record, "--steps", "200", "--optim.lr", f"{lr:g}") if lr is not None else None,
-            ),
+            Advice("can it learn anything? Train on a single batch, which it should learn by heart"),
             Advice("see that targets belong to inputs, that parameters are not frozen, that the loss depends on them"),
         ],
     )
