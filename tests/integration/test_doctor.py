@@ -61,6 +61,8 @@ class Sick(MultilayerPerceptron):
             for layer in model.modules():
                 if isinstance(layer, nn.Linear) and layer.out_features == 128:
                     nn.init.constant_(layer.bias, -20.0)
+        if FAULT == "wide":  # much to send, little to compute
+            model = nn.Sequential(nn.Flatten(), nn.Linear(64, 1024), nn.ReLU(), nn.Linear(1024, 10))
         if FAULT == "vanishing":
             widths = [64] + [32] * 9
             hidden = [part for pair in zip(widths, widths[1:]) for part in (nn.Linear(*pair), nn.Sigmoid())]
@@ -172,10 +174,14 @@ def test_the_default_task_is_healthy_also_while_it_runs(start, tmp_path, capsys)
 
 @pytest.mark.soak
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("ip") is None, reason="network namespaces need root and iproute2")
-def test_a_link_of_10_mbit_is_named(tmp_path: Path, capsys):
-    config = RunConfig(task="digits", out=tmp_path / "run", steps=50, eval_every=50, checkpoint_every=50)
+def test_a_link_of_10_mbit_is_named(tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setenv("FAULT", "wide")
+    (tmp_path / "sick.py").write_text(_TASK)
+    task = str(tmp_path / "sick.py")
+    config = RunConfig(task=task, out=tmp_path / "run", steps=40, eval_every=40, checkpoint_every=40)
     folder = begin_run(config, 2, datetime.now())
     with Hosts(2, 10.0) as hosts:
         run_on_hosts(hosts, "adamesh.train.worker", [str(folder)], tmp_path / "hosts")
     diagnosis = diagnosed(folder, capsys)
     assert first(diagnosis) == ["communication"]
+    assert "Mbit/s" in " ".join(diagnosis["findings"][0]["evidence"])

@@ -63,8 +63,15 @@ def print_diagnosis(console: Console, record: Record, diagnosis: Diagnosis) -> N
                 console.print(f"    {advice.command}", soft_wrap=True)
     console.print()
     if diagnosis.healthy:
-        console.print(Text(_wrapped(console, f"healthy: none of {', '.join(diagnosis.absent)}"), style="bold"), soft_wrap=True)
-    for symptom, why in diagnosis.unknown.items():
+        console.print(
+            Text(_wrapped(console, f"healthy: none of {', '.join(diagnosis.absent)}"), style="bold"), soft_wrap=True
+        )
+    if diagnosis.unknown and not diagnosis.healthy:
+        names = ", ".join(diagnosis.unknown)
+        console.print(
+            _wrapped(console, f"not known, too little is recorded: {names} (--json says more)"), soft_wrap=True
+        )
+    for symptom, why in diagnosis.unknown.items() if diagnosis.healthy else ():
         console.print(_wrapped(console, f"not known: {symptom}: {why}"), soft_wrap=True)
 
 
@@ -72,5 +79,10 @@ def _wrapped(console: Console, line: str, indent: int = 0) -> str:
     """Without spaces at the ends of lines, which rich's padding would leave in what is copied."""
     space = " " * indent
     return textwrap.fill(
-        line, console.width, initial_indent=space, subsequent_indent=space, break_long_words=False, break_on_hyphens=False
+        line,
+        console.width,
+        initial_indent=space,
+        subsequent_indent=space,
+        break_long_words=False,
+        break_on_hyphens=False,
     )

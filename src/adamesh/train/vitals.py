@@ -17,7 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 __all__ = ["Vitals", "paces"]
 
 _STEPS_BETWEEN = 15
-"""A look takes 0.15 to 0.3 ms on a CPU, of small models too, whose steps take 2 ms at least: under 1 % (docs/log.md)."""
+"""A look takes 0.15 to 0.3 ms on a CPU, and a step of the smallest models 2 ms: under 1 % of the time (docs/log.md)."""
 _WINDOW, _LEAST = 8, 4
 """Looks that a unit is dead in, one after the other: one that has nothing to do in a batch has something in another."""
 

@@ -83,9 +83,13 @@ TABLE = {
         ],
     ),
     "communication": (
-        [{"change": after(1, comm_exposed_s=0.3, step_s=0.4)}],
         [
-            {"change": after(1, comm_exposed_s=0.04)},
+            {"change": after(1, comm_exposed_s=0.3, step_s=0.4)},
+            {"change": after(1, comm_exposed_s=0.5, step_s=0.55, bytes_up=500, bytes_down=500)},
+        ],
+        [
+            {"change": after(1, comm_exposed_s=0.05)},
+            {"change": after(1, comm_exposed_s=0.3, step_s=0.4, bytes_up=500, bytes_down=500)},
             {
                 "change": lambda line: (
                     {k: v / 100 for k, v in line.items() if k.endswith("_s")} | {"comm_exposed_s": 9e-4}

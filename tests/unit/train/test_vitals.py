@@ -1,5 +1,7 @@
 """What the trainer looks at for the doctor."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,7 @@ from torch import nn
 from adamesh.train.vitals import Vitals, paces
 
 
-def looks(model, inputs, count=8, log_every=1):
+def looks(model: Any, inputs, count=8, log_every=1):
     """The numbers of each step that was looked at, of so many."""
     vitals = Vitals(model, log_every)
     seen = {}
@@ -27,7 +29,7 @@ def test_every_fifteenth_step_is_looked_at_or_the_next_that_is_logged():
 
 
 def test_the_first_and_the_last_weight_are_compared_and_embeddings_are_none():
-    model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2))
+    model: Any = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2))
     numbers = looks(model, torch.randint(0, 9, (1, 5)), count=1)[15]
     for key, layer in (("grad_rms_first", model[1]), ("grad_rms_last", model[3])):
         assert numbers[key] == pytest.approx(float(layer.weight.grad.square().mean().sqrt()))
@@ -35,7 +37,7 @@ def test_the_first_and_the_last_weight_are_compared_and_embeddings_are_none():
 
 
 def test_a_unit_is_dead_that_is_off_for_all_samples_of_all_looks():
-    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 1))
+    model: Any = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 1))
     with torch.no_grad():
         model[0].bias.copy_(torch.tensor([-99.0, 9.0, 9.0, 9.0]))
         model[2].bias.copy_(torch.tensor([-999.0, -999.0, -999.0, 99.0, 99.0, 99.0]))
@@ -46,7 +48,7 @@ def test_a_unit_is_dead_that_is_off_for_all_samples_of_all_looks():
 
 
 def test_a_unit_that_works_for_some_batches_only_is_not_dead():
-    model = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1))
+    model: Any = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1))
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([[1.0], [-1.0]]))
         model[0].bias.zero_()
@@ -55,7 +57,7 @@ def test_a_unit_that_works_for_some_batches_only_is_not_dead():
 
 
 def test_biases_that_a_batch_norm_takes_away_and_those_of_outputs_do_not_count():
-    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
+    model: Any = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
     with torch.no_grad():
         model[1].bias.copy_(torch.tensor([-99.0, 0.0, 0.0, 0.0]))
     assert looks(model, torch.randn(5, 8, 3))[120]["dead_units"] == pytest.approx(1 / 4)

@@ -1,6 +1,7 @@
 """Checkpoints could not be written."""
 
 from adamesh.doctor.commands import again
+from adamesh.doctor.events import as_evidence
 from adamesh.doctor.finding import Advice, Answer, Finding
 from adamesh.doctor.record import Record
 
@@ -14,6 +15,6 @@ def examine(record: Record) -> Answer:
         return None
     return Finding(
         saw=f"{len(failed)} checkpoint{'s' * (len(failed) > 1)} could not be written",
-        evidence=[f"step {event.step}: {event.message}" for event in failed[:5]],
+        evidence=as_evidence(failed),
         advice=[Advice("make room, or keep fewer of them", again(record, "--keep-checkpoints", "1"))],
     )

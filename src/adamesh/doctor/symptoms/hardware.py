@@ -1,5 +1,6 @@
 """A worker's processor or memory cannot be trusted."""
 
+from adamesh.doctor.events import as_evidence
 from adamesh.doctor.finding import Advice, Answer, Finding
 from adamesh.doctor.record import Record
 
@@ -13,7 +14,7 @@ def examine(record: Record) -> Answer:
         return None
     return Finding(
         saw="a worker computed what another did not, or its parameters changed by themselves",
-        evidence=[f"step {event.step}: {event.kind}: {event.message}" for event in found[:5]],
+        evidence=as_evidence(found),
         advice=[
             Advice("leave that worker's machine out and test its memory and processor"),
             Advice("see that no code of yours writes to parameters on some workers only"),

@@ -1,5 +1,6 @@
 """Workers died, and the run went on without them."""
 
+from adamesh.doctor.events import as_evidence
 from adamesh.doctor.finding import Advice, Answer, Finding
 from adamesh.doctor.record import Record
 
@@ -13,7 +14,7 @@ def examine(record: Record) -> Answer:
         return None
     return Finding(
         saw=f"{len(lost)} worker{'s were' if len(lost) > 1 else ' was'} lost",
-        evidence=[f"step {event.step}: {event.message}" for event in lost[:5]],
+        evidence=as_evidence(lost),
         advice=[
             Advice("see how they ended: the newest folder in logs/ has a file for each; killed ones ran out of memory")
         ],

@@ -3,28 +3,29 @@
 import numpy as np
 
 from adamesh.doctor.commands import again
+from adamesh.doctor.events import as_evidence, steps_of
 from adamesh.doctor.finding import Advice, Answer, Finding, Unknown
 from adamesh.doctor.record import Record
 
-__all__ = ["examine", "first_not_finite", "is_sudden"]
+__all__ = ["NOT_FINITE", "examine", "first_not_finite", "is_sudden"]
 
 _ORDINARY = 10
 """Steps before it. With fewer the usual is not known, and a learning rate that is too high needs no more."""
 _LAST = 5
 _LOSS_GREW, _NORM_GREW = 2.0, 10.0
 """From the median of all steps to that of the last few: what the guard calls beyond the usual (docs/guard.md)."""
-_SKIPPED = ("norm nan", "norm inf", "loss nan", "loss inf", "is not finite")
+NOT_FINITE = ("norm nan", "norm inf", "loss nan", "loss inf", "is not finite")
+"""Words in which the guard says so (`adamesh.engine.refusal`)."""
 
 
 def examine(record: Record) -> Answer:
     """Steps that the guard skipped because of one, or the step that ended the run."""
-    skips = [event for event in record.events_of("skip") if any(word in event.message for word in _SKIPPED)]
+    skips = [event for event in record.events_of("skip") if any(word in event.message for word in NOT_FINITE)]
     if skips:
-        steps = ", ".join(str(event.step) for event in skips[:10]) + (", ..." if len(skips) > 10 else "")
         count = "1 batch" if len(skips) == 1 else f"{len(skips)} batches"
         return Finding(
             saw=f"{count} gave a loss or a gradient that is not finite; the guard passed over them",
-            evidence=[f"skipped: step {steps}", *(f"step {event.step}: {event.message}" for event in skips[:3])],
+            evidence=[f"skipped: {steps_of(skips)}", *as_evidence(skips)],
             advice=[Advice("look at the samples that are named: empty ones, divisions by zero, values out of range")],
             causes=("rollbacks", "failure"),
         )

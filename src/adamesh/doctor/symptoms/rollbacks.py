@@ -1,6 +1,7 @@
 """The run went back to an earlier state."""
 
 from adamesh.doctor.commands import again
+from adamesh.doctor.events import as_evidence
 from adamesh.doctor.finding import Advice, Answer, Finding
 from adamesh.doctor.record import Record
 
@@ -15,7 +16,7 @@ def examine(record: Record) -> Answer:
     lr = None if record.config is None else record.config.optim.lr
     return Finding(
         saw=f"the run was rolled back {'once' if len(backs) == 1 else f'{len(backs)} times'}",
-        evidence=[f"step {event.step}: {event.message}" for event in backs[:5]],
+        evidence=as_evidence(backs),
         advice=[
             Advice(
                 "if steps could not be made: lower the learning rate, or look at the samples that events.jsonl names",

@@ -1,23 +1,23 @@
 """The guard passed over steps whose loss or gradient was beyond the usual."""
 
 from adamesh.doctor.commands import again
+from adamesh.doctor.events import as_evidence, steps_of
 from adamesh.doctor.finding import Advice, Answer, Finding
 from adamesh.doctor.record import Record
-from adamesh.doctor.symptoms.nan_batches import _SKIPPED
+from adamesh.doctor.symptoms.nan_batches import NOT_FINITE
 
 __all__ = ["examine"]
 
 
 def examine(record: Record) -> Answer:
     """By the events; batches that are not finite are `nan_batches`' matter."""
-    skips = [event for event in record.events_of("skip") if not any(word in event.message for word in _SKIPPED)]
+    skips = [event for event in record.events_of("skip") if not any(word in event.message for word in NOT_FINITE)]
     if not skips:
         return None
-    steps = ", ".join(str(event.step) for event in skips[:10]) + (", ..." if len(skips) > 10 else "")
     threshold = 12.0 if record.config is None else record.config.guard.threshold
     return Finding(
         saw=f"the guard passed over {len(skips)} step{'s' * (len(skips) > 1)} that were beyond the usual",
-        evidence=[f"skipped: step {steps}", *(f"step {event.step}: {event.message}" for event in skips[:3])],
+        evidence=[f"skipped: {steps_of(skips)}", *as_evidence(skips)],
         advice=[
             Advice("look at the samples that are named: outliers, wrong targets"),
             Advice(
