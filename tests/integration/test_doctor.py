@@ -35,7 +35,7 @@ class Starved:
         return len(self.split)
 
     def batch(self, indices):
-        time.sleep(0.15)
+        time.sleep(0.4)
         return self.split.batch(indices)
 
 
