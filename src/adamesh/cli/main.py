@@ -19,6 +19,7 @@ COMMANDS = {
     "join": "Add workers to a run that goes on (one that was started with --elastic).",
     "predict": "What a trained model says of new inputs.",
     "export": "Write a trained model as one safetensors file.",
+    "doctor": "What is wrong with a run? Symptoms, evidence, what to try, and the command to type.",
     "compare": "Which is better? Train with several settings and seeds; say what is more than noise.",
     "report": "One page about a run, or several side by side: curves, events, configuration, figures.",
     "watch": "The same live, in a browser or in the terminal.",
@@ -48,6 +49,7 @@ examples:
   adamesh train --optim.rule sgd --optim.lr 0.05 --optim.momentum 0.9      another rule than AdamW
   adamesh data fetch ml-100k                    a data set, from its publisher
   adamesh predict runs/first images.npy         what does the trained model say?
+  adamesh doctor runs/first                     why does it not learn, or take so long?
   adamesh compare --over plan.up=exact,int8,int4 --seeds 3       does it cost anything to send less?
   adamesh watch runs/first                      how is it going?
   adamesh check digits --nproc 3                is it the same as with torch's AdamW?

@@ -1,7 +1,7 @@
 """Training at every worker's own speed: from one pause of all workers to the next."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Literal
@@ -19,6 +19,7 @@ from adamesh.train.run import Run, Totals
 from adamesh.train.schedules import lr_factor
 from adamesh.train.ticket_loader import Ticket, TicketLoader
 from adamesh.train.tickets import Tickets
+from adamesh.train.vitals import Vitals
 
 __all__ = ["Stretches"]
 
@@ -57,6 +58,7 @@ class Stretches:
         self._optimizer = optimizer
         self._initial_lrs = initial_lrs
         self._recorder = recorder
+        self._vitals = Vitals(model, run.config.log_every)
         self._total_steps = run.total_steps()
         self._sampler = run.sampler()
         self._tickets: Tickets | None = None
@@ -127,6 +129,7 @@ class Stretches:
             group["lr"] = initial_lr * factor
         torch.manual_seed(derived_seed("ticket", run.config.seed, ticket.number))
         loss = self._backward(ticket)
+        vitals = self._vitals.look(step) if run.workers.is_first else {}
         optimizer.step()
         optimizer.zero_grad()
         pushes = optimizer.stats().pushes
@@ -150,7 +153,7 @@ class Stretches:
             loss=loss,
             step_seconds=totals.step_seconds + now_s - began_s,
         )
-        self._log(here, now_s - step_s)
+        self._log(here, now_s - step_s, vitals)
 
     def _backward(self, ticket: Ticket) -> float:
         """This worker's own mean gradient over the ticket's samples; returns the mean loss."""
@@ -190,7 +193,7 @@ class Stretches:
             return None
         return "interrupted" if interruptions else "time"
 
-    def _log(self, here: Totals, step_s: float) -> None:
+    def _log(self, here: Totals, step_s: float, vitals: Mapping[str, float]) -> None:
         stats = self._optimizer.stats()
         assert stats.pushes is not None
         numbers: dict[str, float] = {
@@ -203,5 +206,6 @@ class Stretches:
             "state_bytes": stats.state_bytes,
             "staleness": stats.staleness,
             "accepted_share": stats.pushes.accepted_share,
+            **vitals,
         }
         self._recorder.step(here, numbers)

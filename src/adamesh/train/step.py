@@ -1,9 +1,9 @@
 """One optimizer step of one worker: its part of the global batch, weighted so that any cut is exact."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from adamesh.train.loader import Loader, Part, StepData
 from adamesh.train.names import AnyOptimizer
 from adamesh.train.run import Run
 from adamesh.train.schedules import lr_factor
+from adamesh.train.vitals import Vitals
 
 __all__ = ["LocalStep", "Stepper"]
 
@@ -41,6 +42,8 @@ class LocalStep:
     """All workers' loss shares and tallies, added up, where that is known without another word."""
     skipped: bool = False
     """The guard had the step passed over: its samples have moved nothing."""
+    vitals: Mapping[str, float] = field(default_factory=dict)
+    """What a look at the gradients has shown, in steps that are looked at."""
 
 
 class Stepper:
@@ -59,6 +62,7 @@ class Stepper:
         self._optimizer = optimizer
         self._tells = tells
         self._loader = Loader(run)
+        self._vitals = Vitals(model, run.config.log_every)
         self._total_steps = run.total_steps()
         groups = optimizer.param_groups
         # A newcomer's optimizer has taken over the learning rates of a step under way.
@@ -75,7 +79,7 @@ class Stepper:
         factor = lr_factor(config.schedule, step, self._total_steps)
         for group, initial_lr in zip(self._optimizer.param_groups, self._initial_lrs, strict=True):
             group["lr"] = initial_lr * factor
-        if config.plan.balance:
+        if isinstance(self._optimizer, MeshOptimizer):
             self._optimizer.begin_work()
         data = self._loader.take(step) if shares is None else self._loader.take_shares(step, shares)
 
@@ -86,11 +90,13 @@ class Stepper:
             self._optimizer.zero_grad()
             return evaluate() * workers.size  # the optimizer averages over workers
 
-        used = sum((part.tally for part in data.parts), Tally())
+        used, vitals = sum((part.tally for part in data.parts), Tally()), {}
         if self._optimizer.needs_closure:
             loss_share = self._optimizer.step(closure) / workers.size
         else:
             loss_share = evaluate()
+            if workers.is_first and data.parts:
+                vitals = self._vitals.look(step)
             if isinstance(self._optimizer, MeshOptimizer):
                 self._optimizer.tell_loss(loss_share * workers.size)
                 if self._tells:
@@ -103,7 +109,7 @@ class Stepper:
         known = None
         if self._tells and isinstance(self._optimizer, MeshOptimizer):
             known = [sum(column) for column in zip(*map(_NOTE.unpack, self._optimizer.notes), strict=True)]
-        return LocalStep(loss_share, data.global_samples, lr, used, data.waited_s, known)
+        return LocalStep(loss_share, data.global_samples, lr, used, data.waited_s, known, vitals=vitals)
 
     def span(self, step: int, share: int) -> tuple[int, int]:
         """Start and stop, in the batch of step ``step``, of one worker's share."""

@@ -24,6 +24,7 @@ from adamesh.train.continuity import Continuity
 from adamesh.train.elastic import Elastic
 from adamesh.train.evaluate import evaluate
 from adamesh.train.guarding import Guarding
+from adamesh.train.lines import step_numbers
 from adamesh.train.names import build_optimizer, build_plan
 from adamesh.train.progress import Display
 from adamesh.train.pushing import Stretches
@@ -318,7 +319,7 @@ class Trainer:
             totals.loss = loss
             totals.recent_loss += loss
             totals.recent_steps += 1
-        self._log(step, seconds)
+        self._recorder.step(totals, step_numbers(step, seconds, self._run.workers.size))
         if step.froze:
             self._recorder.event(
                 totals.steps, "frozen", "second moments stand still; what travels is coded from now on"
@@ -349,26 +350,6 @@ class Trainer:
         if self.totals.steps >= total_steps:
             return "finished"
         return stopped
-
-    def _log(self, step: OwnStep, seconds: float) -> None:
-        stats = step.stats
-        self._recorder.step(
-            self.totals,
-            {
-                "lr": step.local.lr,
-                "grad_norm": step.grad_norm,
-                "step_s": seconds,
-                "data_wait_s": step.local.data_wait_s,
-                "comm_exposed_s": stats.comm_exposed_s,
-                "bytes_up": stats.bytes_up,
-                "bytes_down": stats.bytes_down,
-                "bytes_per_step": stats.bytes_per_step,
-                "state_bytes": stats.state_bytes,
-                **({"skipped": 1} if step.local.skipped else {}),
-                **({} if stats.divergence is None else {"divergence": stats.divergence}),
-                **({} if stats.frozen_after is None else {"frozen_after": stats.frozen_after}),
-            },
-        )
 
     @property
     def _frozen(self) -> bool:

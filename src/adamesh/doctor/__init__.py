@@ -1,0 +1,1 @@
+"""What is wrong with a run, by what it has written down."""
