@@ -25,19 +25,19 @@ def train(folder: Path) -> dict[str, float]:
     inputs = torch.randn(512, 16)
     targets = inputs.sum(dim=1, keepdim=True)
     model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 1))
-    workers = adamesh.elastic(folder)
-    plan = adamesh.Plan(mesh=workers, redundancy=2)
-    optimizer = adamesh.AdamW(model.named_parameters(), lr=1e-2, plan=plan)
-    sampler = adamesh.ElasticSampler(len(inputs), batch_size=128, optimizer=optimizer, epochs=EPOCHS)
-    loss = torch.zeros(())
-    for indices in sampler:
-        with adamesh.surviving(optimizer):
-            optimizer.zero_grad()
-            if len(indices):
-                loss = nn.functional.mse_loss(model(inputs[indices]), targets[indices])
-                (loss * sampler.weight).backward()
-            optimizer.step()
-    return {"loss": loss.item(), "steps": optimizer.steps_made, "changes": len(workers.changes)}
+    with adamesh.elastic(folder) as workers:  # an actor's process goes on afterwards: its part has to end before
+        plan = adamesh.Plan(mesh=workers, redundancy=2)
+        optimizer = adamesh.AdamW(model.named_parameters(), lr=1e-2, plan=plan)
+        sampler = adamesh.ElasticSampler(len(inputs), batch_size=128, optimizer=optimizer, epochs=EPOCHS)
+        loss = torch.zeros(())
+        for indices in sampler:
+            with adamesh.surviving(optimizer):
+                optimizer.zero_grad()
+                if len(indices):
+                    loss = nn.functional.mse_loss(model(inputs[indices]), targets[indices])
+                    (loss * sampler.weight).backward()
+                optimizer.step()
+        return {"loss": loss.item(), "steps": optimizer.steps_made, "changes": len(workers.changes)}
 
 
 @ray.remote(num_cpus=1, max_restarts=0)
@@ -73,7 +73,10 @@ def follow(folder: Path, founders: list[Any]) -> list[dict[str, float]]:
         del waiting[done]
         try:
             ends.append(ray.get(done))
-        except ray.exceptions.RayActorError:  # it died; an error of its own is a RayTaskError, and is raised
+        except ray.exceptions.RayTaskError:  # an error of its own: that of who came too late does not matter
+            if not ends:
+                raise
+        except ray.exceptions.RayActorError:  # it died
             if not waiting or ends:
                 continue
             starts += 1

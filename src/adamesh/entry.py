@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch.distributed import HashStore, PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from adamesh.company.events import Change
-from adamesh.company.members import Members, read_members, write_members
+from adamesh.company.members import Members, forget_members, read_members, write_members
 from adamesh.company.terms import Terms
 from adamesh.company.workers import Workers
 from adamesh.errors import CommunicationError, ConfigurationError, Expelled, QuorumLost, StateLost
@@ -28,7 +28,8 @@ def elastic(folder: str | Path | None = None, *, tell: Callable[[Change], None] 
     addresses of members (`Workers.members` has them), and the token; or with ``ADAMESH_JOIN=1``, and finds both in
     ``folder``. ``ADAMESH_HOST`` is the address at which others reach this host, where that cannot be guessed.
 
-    Use it as the mesh of a plan: ``Plan(mesh=adamesh.elastic(), redundancy=2)`` (docs/elastic.md).
+    Use it as the mesh of a plan: ``Plan(mesh=adamesh.elastic(), redundancy=2)`` (docs/elastic.md). It is a context:
+    a process that goes on after training ends its part with it, or with ``close()``.
 
     Args:
         folder: on a disk that all workers see; the first of them keeps a file ``members.json`` in it, which only its
@@ -66,7 +67,12 @@ def elastic(folder: str | Path | None = None, *, tell: Callable[[Change], None] 
         tell(change)
         leave_word()
 
+    def take_word_back() -> None:
+        if folder is not None and workers is not None and workers.formation.world.rank == 0:
+            forget_members(Path(folder))
+
     workers = enter(environment, addresses, told)
+    workers.farewell = take_word_back
     leave_word()
     return workers
 

@@ -2,12 +2,15 @@
 
 import gc
 import os
+import socket
 import threading
 from itertools import pairwise
 
 import pytest
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+import adamesh
+from adamesh.company.members import read_members
 from adamesh.company.terms import Terms
 from adamesh.company.workers import Workers
 from tests.elastic.crew import HOST, TOKEN
@@ -49,3 +52,16 @@ def test_files_and_threads_of_past_epochs_are_given_back():
     per_epoch = max(after - before for before, after in pairwise(open_files))
     assert per_epoch > 0
     assert max(open_files) < open_files[0] + 10 * per_epoch
+
+
+def test_who_has_ended_its_part_is_not_there_to_be_joined(tmp_path, monkeypatch):
+    monkeypatch.setenv("ADAMESH_TOKEN", TOKEN)
+    for name in ("RANK", "WORLD_SIZE", "ADAMESH_JOIN"):
+        monkeypatch.delenv(name, raising=False)
+    with adamesh.elastic(tmp_path) as workers:
+        assert read_members(tmp_path) is not None
+    assert read_members(tmp_path) is None
+    [address] = [(member.host, member.port) for member in workers.members]
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, timeout=5)
+    workers.close()

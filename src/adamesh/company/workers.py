@@ -5,6 +5,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Self
 
 from torch.distributed import Store  # type: ignore[attr-defined]
@@ -37,6 +38,8 @@ class Workers(Company):
         """Who has come and gone, oldest first."""
         self.listen: Callable[[int, str], None] | None = None
         """Called with all that is noted, by the thread that notes it, and with "regroup" when that begins."""
+        self.farewell: Callable[[], None] = lambda: None
+        """Called once, when this worker is about to be gone."""
         self._terms = terms
         self._tell = tell
         self._meeting: Meeting | None = None
@@ -142,10 +145,24 @@ class Workers(Company):
         self._sentinel.tell()
 
     def close(self) -> None:
-        """Be gone, without a word. Others take this worker for dead."""
+        """Be gone, without a word. Others take this worker for dead. Again, it does nothing.
+
+        A process that ends need not do it; one that goes on, such as an actor of Ray's, would be there for newcomers,
+        who would wait for it.
+        """
+        farewell, self.farewell = self.farewell, lambda: None
+        farewell()
         self._sentinel.close()
         if self._meeting is not None:
             self._meeting.sever("this worker has left the company")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def regroup(self, reason: str) -> Formation:
         # A planned change: the others may still be reading the last of the step that ends the epoch.
