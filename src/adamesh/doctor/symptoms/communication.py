@@ -12,8 +12,8 @@ _LEAST, _FIRST = 20, 5
 """Steps; and those at the start, in which connections are made and memory is new."""
 _SHARE = 0.5
 """Of the time in steps: below, a link however fast does not make training twice as fast."""
-_LITTLE, _LITTLE_SHARE = 20_000, 0.8
-"""Bytes a step: what so few wait for is less their way, 16 ms at 10 Mbit/s, than a turn at the processor. Small models
+_LITTLE, _LITTLE_SHARE = 100_000, 0.8
+"""Bytes a step: what so few wait for is less their way, 8 ms at 100 Mbit/s, than a turn at the processor. Small models
 on a busy machine waited up to 0.48 of the time for it (docs/doctor.md); over a long way, it is nearly all."""
 _LEAST_S = 0.02
 """A step. What is shorter is latency, to which bytes add nothing: the embedded digits wait 3 ms on two free cores."""

@@ -19,8 +19,8 @@ def examine(record: Record) -> Answer:
     first, last = record.series("grad_rms_first"), record.series("grad_rms_last")
     if len(first) < _LEAST:
         return Unknown(
-            f"gradients were looked at in {len(first)} steps, and fewer than {_LEAST} tell nothing (every 15th is, "
-            "where a model has more than one weight matrix)"
+            f"gradients were looked at in {len(first)} steps, and fewer than {_LEAST} tell nothing (in every 15th, then 60th, "
+            "then every 60th, where a model has more than one weight matrix)"
         )
     usable = np.isfinite(first.values) & np.isfinite(last.values) & (last.values > 0)
     first, last = first.where(usable), last.where(usable)
