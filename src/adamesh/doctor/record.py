@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,15 +60,26 @@ class Record:
             return int(self.summary["world_size"])
         return 1 if self.config is None else self.config.nproc
 
-    def series(self, key: str, *, skip_first: int = 0) -> Series:
-        """The lines that have this key, but those of the first steps."""
-        chosen = [line for line in self.lines if key in line and line["step"] > skip_first]
-        steps = np.array([line["step"] for line in chosen], dtype=np.int64)
-        return Series(steps, np.array([line[key] for line in chosen], dtype=np.float64))
+    def series(self, key: str) -> Series:
+        """The lines that have this key."""
+        return _series(key, [line for line in self.lines if key in line])
+
+    def together(self, *keys: str, skip_first: int = 0) -> list[Series]:
+        """The lines that have finite numbers for all these keys, but those of the first steps: a series for each key,
+        of one length.
+        """
+        late = [line for line in self.lines if line["step"] > skip_first]
+        chosen = [line for line in late if all(isfinite(line.get(key, nan)) for key in keys)]
+        return [_series(key, chosen) for key in keys]
 
     def events_of(self, *kinds: str) -> list[Event]:
         """Events of these kinds, in order."""
         return [event for event in self.events if event.kind in kinds]
+
+
+def _series(key: str, lines: Sequence[Mapping[str, float]]) -> Series:
+    steps = np.array([line["step"] for line in lines], dtype=np.int64)
+    return Series(steps, np.array([line[key] for line in lines], dtype=np.float64))
 
 
 def read_record(folder: Path) -> Record:

@@ -8,7 +8,7 @@ import pytest
 from adamesh.cli.main import main
 from adamesh.doctor.record import read_record
 from adamesh.errors import ConfigurationError
-from tests.unit.doctor.runs import diagnosed, leave
+from tests.unit.doctor.runs import diagnosed, leave, line
 
 TRACE = """\
 Traceback (most recent call last):
@@ -71,6 +71,19 @@ def test_a_run_of_few_steps_is_not_called_ill_and_says_why_it_is_unknown(tmp_pat
     diagnosis = diagnosed(leave(tmp_path / "run", steps=5))
     assert diagnosis.healthy
     assert {"divergence", "stalled", "explosion"} <= set(diagnosis.unknown)
+
+
+@pytest.mark.parametrize("key", [key for key in line(60) if key != "step"])
+def test_a_key_that_is_missing_or_null_in_some_lines_is_no_error_and_no_illness(tmp_path, key):
+    run = leave(tmp_path / "run")
+    lines = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
+    for number, one in enumerate(lines):
+        if number % 3 == 0 and key != "loss":
+            one.pop(key, None)
+        elif number % 3 == 1 and key in one and key not in ("loss", "grad_norm"):
+            one[key] = None
+    (run / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    assert diagnosed(run).healthy
 
 
 def test_a_folder_without_a_run_is_refused_in_one_line(tmp_path, capsys):

@@ -21,11 +21,12 @@ def looks(model: Any, inputs, count=8, log_every=1):
     return seen
 
 
-def test_every_fifteenth_step_is_looked_at_or_the_next_that_is_logged():
+def test_every_fifteenth_step_is_looked_at_and_later_every_sixtieth_of_those_that_are_logged():
     model, inputs = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1)), torch.randn(5, 8, 3)
-    assert list(looks(model, inputs, count=3)) == [15, 30, 45]
+    assert list(looks(model, inputs, count=13)) == [15, 30, 45, 60, 120, 180]
     assert list(looks(model, inputs, count=3, log_every=4)) == [16, 32]
     assert list(looks(model, inputs, count=3, log_every=25)) == [25]
+    assert list(looks(model, inputs, count=11, log_every=25)) == [25, 50, 75, 150]
 
 
 def test_the_first_and_the_last_weight_are_compared_and_embeddings_are_none():

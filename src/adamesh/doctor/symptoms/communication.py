@@ -5,6 +5,7 @@ import numpy as np
 from adamesh.doctor.commands import again, compared
 from adamesh.doctor.finding import Advice, Answer, Finding, Unknown
 from adamesh.doctor.record import Record
+from adamesh.doctor.series import Series
 
 __all__ = ["examine"]
 
@@ -12,8 +13,8 @@ _LEAST, _FIRST = 20, 5
 """Steps; and those at the start, in which connections are made and memory is new."""
 _SHARE = 0.5
 """Of the time in steps: below, a link however fast does not make training twice as fast."""
-_LITTLE, _LITTLE_SHARE = 20_000, 0.8
-"""Bytes a step: what so few wait for is less their way, 16 ms at 10 Mbit/s, than a turn at the processor. Small models
+_LITTLE, _LITTLE_SHARE = 100_000, 0.8
+"""Bytes a step: what so few wait for is less their way, 8 ms at 100 Mbit/s, than a turn at the processor. Small models
 on a busy machine waited up to 0.48 of the time for it (docs/doctor.md); over a long way, it is nearly all."""
 _LEAST_S = 0.02
 """A step. What is shorter is latency, to which bytes add nothing: the embedded digits wait 3 ms on two free cores."""
@@ -23,20 +24,19 @@ def examine(record: Record) -> Answer:
     """By the time that the first worker waited for the exchange, what a slower worker made it wait left out."""
     if record.num_workers < 2:
         return None
-    exposed = record.series("comm_exposed_s", skip_first=_FIRST)
+    exposed, steps, up, down = record.together("comm_exposed_s", "step_s", "bytes_up", "bytes_down", skip_first=_FIRST)
     if len(exposed) < _LEAST:
         return Unknown(f"{len(exposed)} steps are known, and fewer than {_LEAST} tell nothing")
-    step_s = record.series("step_s", skip_first=_FIRST)
-    own, slowest = (record.series(key, skip_first=_FIRST) for key in ("work_s", "work_slowest_s"))
-    told = len(own) == len(slowest) == len(exposed)
+    own, slowest = record.together("work_s", "work_slowest_s", skip_first=_FIRST)
+    told = np.array_equal(own.steps, exposed.steps)
     waited = slowest.values - own.values if told else np.zeros(len(exposed))
-    link = np.clip(exposed.values - waited, 0.0, None)
+    link = Series(exposed.steps, np.clip(exposed.values - waited, 0.0, None))
     # Islands exchange in some steps only, so sums; of parts, the median: a machine that stood still once is no link.
-    parts = [np.array(cut) for cut in np.array_split(np.arange(len(link)), 8) if len(cut)]
-    share = float(np.median([link[part].sum() / step_s.values[part].sum() for part in parts]))
-    mean_s = float(np.median([link[part].mean() for part in parts]))
+    parts = [(one.values, step.values) for one, step in zip(link.blocks(8), steps.blocks(8), strict=True)]
+    share = float(np.median([link_s.sum() / max(step_s.sum(), 1e-9) for link_s, step_s in parts]))
+    mean_s = float(np.median([link_s.mean() for link_s, _ in parts]))
     # Islands send in some steps only.
-    sent = float(np.mean(record.series("bytes_up").values + record.series("bytes_down").values))
+    sent = float(np.mean(up.values + down.values))
     if not share >= (_SHARE if sent >= _LITTLE else _LITTLE_SHARE) or mean_s < _LEAST_S:
         return None
     who = "" if told else " (or one worker is slower: how long each worked is not known where not all step together)"
@@ -44,7 +44,7 @@ def examine(record: Record) -> Answer:
         saw=f"training is dominated by communication: {share:.0%} of the time in steps{who}",
         evidence=[
             (
-                f"{1e3 * mean_s:.0f} ms of {1e3 * step_s.median:.0f} ms a step were spent waiting for the exchange, in "
+                f"{1e3 * mean_s:.0f} ms of {1e3 * steps.median:.0f} ms a step were spent waiting for the exchange, in "
                 f"{exposed.span()}"
             ),
             f"{sent / 1e3:,.0f} kB a step left this worker, {8e-6 * sent / mean_s:.3g} Mbit/s of the waiting",

@@ -13,9 +13,9 @@ initialisation on and learns to 98.9 %: units to spare are no fault. With nine i
 
 def examine(record: Record) -> Answer:
     """By the gradients of biases, which are exactly zero for a unit that is off for all samples."""
-    share, worst = record.series("dead_units"), record.series("dead_units_worst_layer")
+    share, worst = record.together("dead_units", "dead_units_worst_layer")
     if not len(share):
-        return Unknown("no step was looked at (from the 60th on, every 15th is, in models with biases or batch norm)")
+        return Unknown("no step was looked at (from the 60th on, every 60th is, in models with biases or batch norm)")
     if share.values[-1] < _SHARE and worst.values[-1] < _WORST:
         return None
     lr = None if record.config is None else record.config.optim.lr

@@ -17,18 +17,17 @@ _LEAST_S = 1e-3
 
 def examine(record: Record) -> Answer:
     """By the time that the first worker waited for its samples; when the run has ended, all workers' mean too."""
-    waits = record.series("data_wait_s", skip_first=_FIRST)
+    waits, steps = record.together("data_wait_s", "step_s", skip_first=_FIRST)
+    everybody = record.summary.get("data_wait_share") or 0.0
     if len(waits) < _LEAST:
         return Unknown(f"waiting is known of {len(waits)} steps, and fewer than {_LEAST} tell nothing")
-    step_s = record.series("step_s", skip_first=_FIRST).values
-    parts = [np.array(cut) for cut in np.array_split(np.arange(len(waits)), 8) if len(cut)]
-    share = float(np.median([waits.values[part].sum() / step_s[part].sum() for part in parts]))
-    wait_s = float(np.median([waits.values[part].mean() for part in parts]))
-    everybody = record.summary.get("data_wait_share") or 0.0
+    parts = [(wait.values, step.values) for wait, step in zip(waits.blocks(8), steps.blocks(8), strict=True)]
+    share = float(np.median([wait_s.sum() / max(step_s.sum(), 1e-9) for wait_s, step_s in parts]))
+    wait_s = float(np.median([wait_s.mean() for wait_s, _ in parts]))
     mine = share >= _SHARE and wait_s >= _LEAST_S
     if not mine and everybody < _SHARE:
         return None
-    evidence = [f"{1e3 * wait_s:.0f} ms of {1e3 * np.median(step_s):.0f} ms a step ({share:.0%}), in {waits.span()}"]
+    evidence = [f"{1e3 * wait_s:.0f} ms of {1e3 * steps.median:.0f} ms a step ({share:.0%}), in {waits.span()}"]
     if record.summary:
         evidence.append(f"{everybody:.0%} of the time in steps over all workers (summary.json)")
     prefetch = 2 if record.config is None else record.config.prefetch

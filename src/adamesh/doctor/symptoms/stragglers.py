@@ -21,7 +21,9 @@ def examine(record: Record) -> Answer:
     """By the time that workers took up to ``step()``, waiting left out, which each step's header tells to all."""
     if record.num_workers < 2:
         return None
-    who = record.series("slowest_worker", skip_first=_FIRST)
+    who, slowest, rest, steps = record.together(
+        "slowest_worker", "work_slowest_s", "work_others_s", "step_s", skip_first=_FIRST
+    )
     if len(who) < _LEAST:
         return Unknown(
             f"how long each worker worked is known of {len(who)} steps, and fewer than {_LEAST} tell nothing (where "
@@ -30,9 +32,7 @@ def examine(record: Record) -> Answer:
     names, counts = np.unique(who.values, return_counts=True)
     worker = names[np.argmax(counts)]
     its = who.values == worker
-    slow = record.series("work_slowest_s", skip_first=_FIRST).values[its]
-    others = record.series("work_others_s", skip_first=_FIRST).values[its]
-    step_s = np.median(record.series("step_s", skip_first=_FIRST).values)
+    slow, others, step_s = slowest.values[its], rest.values[its], steps.median
     ratio, waited_s = float(np.median(slow / np.maximum(others, 1e-9))), float(np.median(slow - others))
     if counts.max() < _SAME * len(who) or ratio < _RATIO or waited_s < _LOSS * step_s:
         return None

@@ -10,19 +10,19 @@ __all__ = ["examine"]
 
 _LEAST = 3
 _RATIO = 1e-3
-"""First over last weight, root mean square. Healthy models of this package have 0.02 to 1 (docs/doctor.md); a sigmoid
+"""First over last weight, root mean square. Healthy models of this package have 0.02 to 3 (docs/doctor.md); a sigmoid
 passes on a quarter at most, so five layers of them in a row without normalisation are below this."""
 
 
 def examine(record: Record) -> Answer:
     """By the gradients of the first and the last weight, in the steps that were looked at."""
-    first, last = record.series("grad_rms_first"), record.series("grad_rms_last")
+    first, last = record.together("grad_rms_first", "grad_rms_last")
     if len(first) < _LEAST:
         return Unknown(
-            f"gradients were looked at in {len(first)} steps, and fewer than {_LEAST} tell nothing (every 15th is, "
-            "where a model has more than one weight matrix)"
+            f"gradients were looked at in {len(first)} steps, and fewer than {_LEAST} tell nothing (every 15th is at "
+            "first, then every 60th, where a model has more than one weight matrix)"
         )
-    usable = np.isfinite(first.values) & np.isfinite(last.values) & (last.values > 0)
+    usable = last.values > 0
     first, last = first.where(usable), last.where(usable)
     if len(first) < _LEAST:
         return None
