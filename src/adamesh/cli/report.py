@@ -43,7 +43,8 @@ def run(argv: Sequence[str]) -> int:
         raise ConfigurationError("RUN...: is missing; give the folder of a run, or of several")
     from datetime import datetime
 
-    from adamesh.report.history import History, run_folders
+    from adamesh.report.folders import run_folders
+    from adamesh.report.history import History
     from adamesh.report.page import page
     from adamesh.train.files import write_whole
 

@@ -92,7 +92,7 @@ def _text(name: str) -> str:
 
 
 def _script() -> str:
-    return _text("chart.js") + _text("page.js")
+    return _text("numbers.js") + _text("chart.js") + _text("page.js")
 
 
 def _hash(text: str) -> str:
