@@ -115,6 +115,22 @@ def test_a_chart_can_be_read_by_keyboard_and_as_a_table(tmp_path, visit):
     assert {scale, chart.locator("button.scale").inner_text()} == {"log scale", "linear scale"}
 
 
+def test_one_slow_step_does_not_flatten_the_others_and_is_told_all_the_same(tmp_path, visit):
+    folder = make_run(tmp_path / "run", steps=98)
+    append(folder, "metrics.jsonl", step_line(99, step_s=9.0), step_line(100))
+    file = tmp_path / "report.html"
+    main(["report", str(folder), "--out", str(file)])
+    window = visit()
+    window.page.goto(file.as_uri())
+    chart = window.page.locator("figure.chart", has_text="Time of a step")
+    assert chart.locator(".beyond title").text_content() == "whole step: 9 s at step 99"
+    assert "above the scale, up to 9 s" in chart.locator(".legend").inner_text()
+    assert chart.locator("text.tick").first.text_content() == "0 s"
+    assert "ms" in chart.locator("text.tick").nth(1).text_content()
+    chart.locator("button.scale").click()
+    assert chart.locator(".beyond").count() == 0
+
+
 def test_several_runs_share_charts_and_one_can_be_left_out(tmp_path, visit):
     file = tmp_path / "report.html"
     first, second = make_run(tmp_path / "first", steps=100), make_run(tmp_path / "second", steps=30, lr=0.5)

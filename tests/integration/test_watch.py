@@ -38,12 +38,13 @@ def test_a_terminal_view_of_a_run_that_has_ended_is_one_look(folder, run):
     assert "test loss" in out
 
 
-def test_looking_at_runs_does_not_load_torch(folder):
+def test_watching_a_run_does_not_load_torch(folder):
+    end(folder, 40)
     program = f"""
 import sys
 from adamesh.cli.main import main
-main(["report", {str(folder)!r}])
-import adamesh.report.serve, adamesh.report.terminal
+main(["watch", {str(folder)!r}, "--terminal"])
+import adamesh.report.serve
 sys.exit("torch" in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", program], stdout=subprocess.DEVNULL, check=False).returncode == 0

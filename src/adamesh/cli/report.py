@@ -14,8 +14,9 @@ from adamesh.errors import ConfigurationError
 __all__ = ["run"]
 
 _DESCRIPTION = """\
-Writes one HTML page about a run, or about several side by side: curves, communication, memory, events, configuration,
-figures. The page has all of it inside and loads nothing from anywhere: it can be kept, sent, opened without a network.
+Writes one HTML page about a run, or about several side by side: figures, a diagnosis, curves, communication, memory,
+events, configuration. The page has all of it inside and loads nothing from anywhere: it can be kept, sent, opened
+without a network.
 
 A folder of a comparison or a sweep stands for its trials. A run that goes on, or has failed, is shown as far as it is.
 
@@ -43,7 +44,9 @@ def run(argv: Sequence[str]) -> int:
         raise ConfigurationError("RUN...: is missing; give the folder of a run, or of several")
     from datetime import datetime
 
-    from adamesh.report.history import History, run_folders
+    from adamesh.report.diagnosis import diagnosis
+    from adamesh.report.folders import run_folders
+    from adamesh.report.history import History
     from adamesh.report.page import page
     from adamesh.train.files import write_whole
 
@@ -52,7 +55,7 @@ def run(argv: Sequence[str]) -> int:
         history.refresh()
         history.close()
     file = options.out or options.folders[0] / "report.html"
-    text = page(histories, datetime.now())
+    text = page(histories, datetime.now(), diagnoses=[diagnosis(history.folder) for history in histories])
     try:
         write_whole(file, text)
     except OSError as error:

@@ -1,21 +1,19 @@
 """A run's folder, read as far as it is written, and on from there: what pages and the terminal view show."""
 
-import json
 import time
-import tomllib
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from adamesh.errors import ConfigurationError
 from adamesh.report.binned import Binned
+from adamesh.report.records import event, numbers, settings, summary
 from adamesh.report.tail import Tail
 from adamesh.train.events import Event
 
-__all__ = ["History", "Recent", "run_folders"]
+__all__ = ["History", "Recent"]
 
 _MOST_EVENTS = 500
 _RECENT_LINES = 50
@@ -75,9 +73,9 @@ class History:
             OSError: a file is there and cannot be read.
         """
         if self._is_new("config.toml"):
-            self.config = _flat(_toml(self.folder / "config.toml"))
+            self.config = settings(self.folder / "config.toml")
         if self._is_new("summary.json"):
-            self.summary = _json(self.folder / "summary.json")
+            self.summary = summary(self.folder / "summary.json")
         self._read_metrics()
         self._read_events()
 
@@ -162,7 +160,7 @@ class History:
         self.num_unreadable, self._seconds = 0, 0.0
 
     def _take(self, line: bytes) -> None:
-        record = _record(line)
+        record = numbers(line)
         if record is None:
             self.num_unreadable += 1
         elif "loss" in record:
@@ -186,84 +184,8 @@ class History:
                 self.events.clear()
                 self.num_events = 0
             for line in fresh.lines:
-                event = _event(line)
-                if event is not None:
-                    self.events.append(event)
+                found = event(line)
+                if found is not None:
+                    self.events.append(found)
                     self.num_events += 1
             more = fresh.more
-
-
-def run_folders(paths: Sequence[Path]) -> dict[str, Path]:
-    """Runs by names that tell them apart; a comparison or a sweep stands for its trials.
-
-    Raises:
-        ConfigurationError: a folder holds neither a run nor trials.
-    """
-    folders: list[Path] = []
-    for path in paths:
-        trials = sorted(config.parent for config in path.glob("trials/*/config.toml"))
-        folders += [path] if (path / "config.toml").is_file() or not trials else trials
-    folders = list(dict.fromkeys(folder.resolve() for folder in folders))
-    depth = 1
-    while len({folder.parts[-depth:] for folder in folders}) < len(folders):
-        depth += 1
-    return {"/".join(folder.parts[-depth:]): folder for folder in folders}
-
-
-def _record(line: bytes) -> dict[str, float | None] | None:
-    """A line's numbers, None where one is not finite; None instead of a record where it has no step."""
-    try:
-        found = json.loads(line)
-        step = found["step"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
-    if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 1 << 53:
-        return None
-    return {key: _number(value) for key, value in found.items() if _is_number(value)}
-
-
-def _is_number(value: object) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-
-
-def _number(value: Any) -> float | None:
-    """None where it is not finite, or beyond what a float can hold."""
-    try:
-        return None if value is None or not isfinite(value) else float(value)
-    except OverflowError:
-        return None
-
-
-def _event(line: bytes) -> Event | None:
-    try:
-        event: Any = Event(**json.loads(line))
-    except (ValueError, TypeError, RecursionError):
-        return None
-    whole = isinstance(event.step, int) and isinstance(event.kind, str) and isinstance(event.message, str)
-    return event if whole else None
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, FileNotFoundError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    # Not `load_config`: a run of another version, with keys that are not known here, can be looked at all the same.
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: is not valid TOML: {error}") from error
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

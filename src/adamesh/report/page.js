@@ -157,7 +157,7 @@ function silence(seconds) {
 async function follow() {
   const pulse = made("p", { class: "pulse", role: "status" });
   document.querySelector(".standing").after(pulse);
-  let wait = LOOK_MS;
+  let wait = LOOK_MS, drawnUntil = "";
   for (;;) {
     await new Promise((resume) => setTimeout(resume, wait));
     // Nobody looks: nothing is asked for until somebody does.
@@ -168,8 +168,11 @@ async function follow() {
       if (!answer.ok) throw new Error(`the server said ${answer.status}`);
       merge(await answer.json());
       retell();
-      draw();
       const run = state.runs[0];
+      // Drawing is most of the work, and a slow run has nothing new each second.
+      const now = `${cursorsOf(run)} ${run.step} ${run.num_events}`;
+      if (now !== drawnUntil) draw();
+      drawnUntil = now;
       text = run.ended ? "" : `live${silence(run.silent_s)}`;
       wait = run.ended ? 5 * LOOK_MS : LOOK_MS;
     } catch (error) {

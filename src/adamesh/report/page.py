@@ -21,7 +21,13 @@ _WORDS = {"trouble": "✖", "arrival": "▲", "note": "●"}
 _NOT_COMPARED = {"out"}
 
 
-def page(histories: Sequence[History], now: datetime, *, live: bool = False) -> str:
+def page(
+    histories: Sequence[History],
+    now: datetime,
+    *,
+    live: bool = False,
+    diagnoses: Sequence[Mapping[str, Any] | None] = (),
+) -> str:
     """The page, as of now.
 
     What comes from runs (names, settings, messages) stands in it escaped, and is data, not markup, to its script.
@@ -30,6 +36,7 @@ def page(histories: Sequence[History], now: datetime, *, live: bool = False) -> 
         histories: of the runs; the first one's configuration is what others are compared with.
         now: for its foot.
         live: its script asks where it came from for what is new; else it asks nobody for anything.
+        diagnoses: of the runs, as the doctor tells them; None for one that was too long; none at all: not shown.
     """
     known = told(histories)
     runs = known["runs"]
@@ -56,6 +63,7 @@ def page(histories: Sequence[History], now: datetime, *, live: bool = False) -> 
 </header>
 <main>
 <section id="summary" aria-labelledby="summary-title"><h2 id="summary-title">Summary</h2>{_summary(runs)}</section>
+{_diagnoses(runs, diagnoses) if diagnoses else ""}
 <section id="curves" aria-labelledby="curves-title"><h2 id="curves-title">Curves</h2>
 <noscript><p>Curves are drawn by the page's own script, which does not run here. All else is below.</p></noscript>
 </section>
@@ -92,7 +100,7 @@ def _text(name: str) -> str:
 
 
 def _script() -> str:
-    return _text("chart.js") + _text("page.js")
+    return _text("numbers.js") + _text("chart.js") + _text("page.js")
 
 
 def _hash(text: str) -> str:
@@ -121,6 +129,36 @@ def _summary(runs: Sequence[Mapping[str, Any]]) -> str:
     rows = [("stands", [run["word"] for run in runs])]
     rows += [(label, [dict(run["facts"]).get(label, "") for run in runs]) for label in labels]
     return _table("of each run", _run_heads(runs), [_row(label, cells) for label, cells in rows])
+
+
+def _diagnoses(runs: Sequence[Mapping[str, Any]], diagnoses: Sequence[Mapping[str, Any] | None]) -> str:
+    told = []
+    for number, (run, diagnosis) in enumerate(zip(runs, diagnoses, strict=True)):
+        name = f"<h3>{_swatch(number)}{escape(run['name'])}</h3>" if len(runs) > 1 else ""
+        told.append(f'<div class="diagnosis">{name}{_diagnosis(diagnosis)}</div>')
+    title = '<h2 id="diagnosis-title">Diagnosis</h2>'
+    return f'<section id="diagnosis" aria-labelledby="diagnosis-title">{title}{"".join(told)}</section>'
+
+
+def _diagnosis(diagnosis: Mapping[str, Any] | None) -> str:
+    if diagnosis is None:
+        return "<p>Too long to be examined for a page: <code>adamesh doctor RUN</code> does.</p>"
+    if diagnosis["healthy"]:
+        return f"<p>Healthy: none of {escape(', '.join(diagnosis['not_there']))}.</p>"
+    return "".join(map(_finding, diagnosis["findings"]))
+
+
+def _finding(found: Mapping[str, Any]) -> str:
+    because = found["because_of"]
+    cause = f"<p>Most likely a consequence of: {escape(because)}.</p>" if because else ""
+    evidence = "".join(f"<li>{escape(line)}</li>" for line in found["evidence"])
+    tries = ""
+    # What to try is said once, where it begins.
+    for advice in () if because else found["advice"]:
+        command = f"<br><code>{escape(advice['command'])}</code>" if advice["command"] else ""
+        tries += f"<li>Try: {escape(advice['what'])}{command}</li>"
+    saw = f"<p><strong>{escape(found['symptom'])}</strong>: {escape(found['saw'])}</p>"
+    return f"{saw}{cause}<ul>{evidence}{tries}</ul>"
 
 
 def _events(runs: Sequence[Mapping[str, Any]]) -> str:

@@ -6,7 +6,8 @@ import pytest
 
 from adamesh.errors import ConfigurationError
 from adamesh.report.facts import facts, standing
-from adamesh.report.history import History, run_folders
+from adamesh.report.folders import run_folders
+from adamesh.report.history import History
 from adamesh.report.panels import panels_of
 from tests.unit.report.folders import append, end, evaluation_line, event, make_run, step_line
 

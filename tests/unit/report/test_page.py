@@ -65,6 +65,23 @@ def test_names_settings_and_messages_are_text_and_never_markup(tmp_path):
         assert json.loads(elements.data)["runs"][0]["events"] == [[3, MARKUP, ENDING, "note"]]
 
 
+def test_what_the_doctor_finds_stands_in_the_report_and_a_healthy_run_is_called_so(tmp_path, capsys):
+    ill, well = make_run(tmp_path / "ill"), make_run(tmp_path / "well")
+    append(ill, "events.jsonl", event(7, "worker-lost", ENDING))
+    assert main(["report", str(ill), str(well), "--out", str(tmp_path / "page.html")]) == 0
+    text = (tmp_path / "page.html").read_text()
+    section = text[text.index('<section id="diagnosis"') : text.index('<section id="curves"')]
+    assert "<strong>lost workers</strong>" in section
+    assert "Healthy: none of NaN batches, " in section
+    assert "<script>" not in section
+
+
+def test_a_run_too_long_to_be_examined_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr("adamesh.report.diagnosis._MOST_BYTES", 10)
+    assert main(["report", str(make_run(tmp_path / "run")), "--out", str(tmp_path / "page.html")]) == 0
+    assert "<code>adamesh doctor RUN</code>" in (tmp_path / "page.html").read_text()
+
+
 def test_settings_that_differ_come_first_and_are_marked(tmp_path):
     first, second = make_run(tmp_path / "first"), make_run(tmp_path / "second", lr=0.5)
     text = page_of(first, second)
