@@ -1,4 +1,4 @@
-"""``adamesh check``: is it the same as with torch?"""
+"""``adamesh check``: is it the same as with torch? And with ``--nodes``: can the machines talk to each other?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from adamesh.cli.options import parse
+from adamesh.cli.check_nodes import NodesOptions, run_nodes
+from adamesh.cli.options import FLAT, parse
 from adamesh.errors import ConfigurationError
 from adamesh.train.rules import RULES
 from adamesh.train.settings import OptimSettings, PlanSettings, RunConfig
@@ -22,14 +23,22 @@ Trains a task's model for some steps on several workers, and repeats it with tor
 on the mean of the workers' gradients. Shows how far parameters and gradients are apart, next to what rounding
 alone does to torch's own run, and whether all workers hold the same bits. Exit code 1 if not.
 
-The learning rate is constant and the precision that of the model. On a task of your own it also tells whether
-the workers can talk to each other.
+The learning rate is constant and the precision that of the model.
+
+With --nodes it trains nothing, and shows whether the machines of a run can talk to each other: names, interfaces,
+ports, clocks, versions, and speed and latency between all pairs, one at a time. Run it on each machine, with the
+rendezvous that the run will have (--nnodes, --node-rank, --rdzv-endpoint, or under torchrun or Slurm). What is wrong
+is named, with what to do; a node that does not come, after --wait-s seconds; a pair that cannot talk, after 20. Exit
+code 1 if a run would fail.
 
 examples:
   adamesh check
   adamesh check digits --nproc 3
   adamesh check digits --optim.rule nadam
   adamesh check my_task.py --steps 50 --plan.max-grad-norm 1.0
+  adamesh check --nodes --nnodes 2 --node-rank 0 --rdzv-endpoint host0:29400      on host0; with 1 on host1
+  srun adamesh check --nodes                    RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set
+  adamesh check --nodes --nproc 3               a rehearsal on this machine
 """
 
 _LEGEND = """\
@@ -61,11 +70,18 @@ class Options:
     """Folder for the report and the workers' logs; not set: runs/<time>-check-<task>."""
     optim: OptimSettings = field(default_factory=OptimSettings)
     plan: PlanSettings = field(default_factory=PlanSettings)
+    machines: Annotated[NodesOptions, FLAT] = field(default_factory=NodesOptions)
 
 
 def run(argv: Sequence[str]) -> int:
     """Compare, and print what was found; returns the exit code."""
     options = parse(Options, argv, command="adamesh check", description=_DESCRIPTION)
+    if options.machines.nodes:
+        return run_nodes(options.machines, options.nproc, options.out)
+    if options.machines != NodesOptions():
+        raise ConfigurationError(
+            "--nnodes, --node-rank, --rdzv-endpoint, --wait-s and --json are for check --nodes: add --nodes"
+        )
     config = RunConfig(
         task=options.what,
         nproc=options.nproc,

@@ -25,7 +25,7 @@ COMMANDS = {
     "watch": "The same live, in a browser or in the terminal.",
     "tasks": "List the tasks that can be trained.",
     "data": "List the data sets that tasks read, and fetch them from their publishers.",
-    "check": "Show that a model trains as with torch's own optimizer, and that all workers stay identical.",
+    "check": "Is a model trained as with torch's own optimizer? With --nodes: can machines talk to each other?",
     "drill": "Rehearse failures: kill, stop, cut off and slow down workers of your own task; what is lost?",
     "bench": "Measure optimizer steps against torch's own ways to distribute them.",
 }
@@ -53,6 +53,7 @@ examples:
   adamesh compare --over plan.up=exact,int8,int4 --seeds 3       does it cost anything to send less?
   adamesh watch runs/first                      how is it going?
   adamesh check digits --nproc 3                is it the same as with torch's AdamW?
+  adamesh check --nodes --nproc 2               can the nodes of a run talk to each other?
 
 adamesh COMMAND --help explains a command and its options; adamesh --version says what is installed.
 Exit codes: 0 done, 1 the run failed, 2 the command line or the configuration is wrong.

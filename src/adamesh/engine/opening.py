@@ -27,9 +27,10 @@ from adamesh.rules.base import Hyper, Rule
 __all__ = ["Opening", "Peers", "in_words"]
 
 _EDITED = (
-    "the gradient of {name!r} was changed after it was sent to the other workers (clip_grad_norm_ or "
-    "GradScaler.unscale_ do that), so the change would be lost. Clip with Plan(max_grad_norm=...), scale with "
-    "adamesh.GradScaler, or send in step() with Plan(overlap=False)"
+    "the gradient of {name!r} was changed after it was sent to the other workers (clip_grad_norm_, "
+    "GradScaler.unscale_ or DistributedDataParallel around the model do that), so the change would be lost. Clip with "
+    "Plan(max_grad_norm=...), scale with adamesh.GradScaler, leave the model unwrapped; or send in step() with "
+    "Plan(overlap=False)"
 )
 
 
