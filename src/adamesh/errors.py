@@ -17,7 +17,7 @@ class ConfigurationError(AdameshError, ValueError):
 
 
 class IncompatiblePlan(ConfigurationError):
-    """Two settings of a :class:`adamesh.Plan` that are unsound together."""
+    """Two settings of a `adamesh.Plan` that are unsound together."""
 
 
 class LayoutError(ConfigurationError):

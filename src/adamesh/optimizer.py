@@ -247,7 +247,7 @@ class MeshOptimizer(torch.optim.Optimizer):
         """Add a group, as with any torch optimizer. Collective once the optimizer is built.
 
         A group of embeddings with row-sparse gradients says ``sparse="lazy"``, ``"decayed"`` or ``"exact"``, and with
-        ``"exact"`` names in ``modules`` who reads them; :func:`adamesh.param_groups` makes such groups.
+        ``"exact"`` names in ``modules`` who reads them; `adamesh.param_groups` makes such groups.
         """
         param_group = dict(param_group)
         if isinstance(self._plan.mesh, Company):
@@ -278,7 +278,7 @@ class MeshOptimizer(torch.optim.Optimizer):
         That is: bring all rows of embeddings in groups with ``sparse="exact"`` up to date, and let fragments that are
         on their way between islands arrive; under ``sync=Async(...)``, wait until all workers have called it, answer
         those that still train meanwhile, and make all replicas alike. Call it before evaluating, before changing
-        parameters, before ``state_dict()`` and when training ends; ``adamesh.save`` and :meth:`full_state_dict` do. It
+        parameters, before ``state_dict()`` and when training ends; ``adamesh.save`` and `full_state_dict` do. It
         does nothing, and costs nothing, where nothing was put off.
 
         Raises:
@@ -316,7 +316,7 @@ class MeshOptimizer(torch.optim.Optimizer):
     def serve(self) -> None:
         """Answer the other workers from now on, rather than from this worker's next ``step()`` on. Not collective.
 
-        Only for ``sync=Async(...)``, and never needed: after a :meth:`flush` a slow worker keeps others waiting
+        Only for ``sync=Async(...)``, and never needed: after a `flush` a slow worker keeps others waiting
         until it answers again. Elsewhere it does nothing.
         """
         if self.engine.pushing is not None:
@@ -374,14 +374,14 @@ class MeshOptimizer(torch.optim.Optimizer):
 
         ``state`` maps parameter names to ``step``, the rule's own numbers and, where this worker owns a part,
         ``start``, ``stop`` (elements of the flattened parameter) and the flat state tensors of that run.
-        ``adamesh.save`` writes the parts of all workers; :meth:`full_state_dict` is torch's own format.
+        ``adamesh.save`` writes the parts of all workers; `full_state_dict` is torch's own format.
         ``residuals`` is what this worker's codecs have held back, where the plan has feedback; ``mirrors`` what it
         keeps of others' parts, where the plan has redundancy.
         """
         return part_of(self.engine, self.head())
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take back what :meth:`state_dict` gave on this worker of an equally large mesh; no collective.
+        """Take back what `state_dict` gave on this worker of an equally large mesh; no collective.
 
         Raises:
             CheckpointError: it is of another format, other parameters, or lacks elements this worker owns.

@@ -125,7 +125,7 @@ class GradScaler:
         return {"scale": self._scale, "good_steps": self._good_steps} if self._enabled else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what :meth:`state_dict` gave."""
+        """Take back what `state_dict` gave."""
         if self._enabled:
             if not {"scale", "good_steps"} <= set(state_dict):
                 raise ConfigurationError(

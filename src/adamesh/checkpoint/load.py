@@ -27,7 +27,7 @@ def load(path: str | Path, model: nn.Module, optimizer: StatefulOptimizer) -> di
     Everything is verified before anything is overwritten.
 
     Args:
-        path: the folder that :func:`adamesh.save` wrote.
+        path: the folder that `adamesh.save` wrote.
         model: built as it was when saved.
         optimizer: built over that model's parameters, on any mesh.
 
@@ -72,7 +72,7 @@ def load_model(path: str | Path, model: nn.Module) -> dict[str, Any]:
     """Take only the model from a checkpoint folder, in one process: to predict with it, or to hand it on.
 
     Args:
-        path: the folder that :func:`adamesh.save` wrote.
+        path: the folder that `adamesh.save` wrote.
         model: built as it was when saved.
 
     Returns:

@@ -23,13 +23,13 @@ def save(path: str | Path, model: nn.Module, optimizer: StatefulOptimizer, **ext
 
     A folder that holds a checkpoint already keeps it, whole, until the new one is complete; then the new one has
     taken its place. Buffers are the first worker's (or those of whichever worker writes them): average them first
-    with :func:`adamesh.average_buffers` where they differ. :class:`adamesh.Saver` does the same behind training.
+    with `adamesh.average_buffers` where they differ. `adamesh.Saver` does the same behind training.
 
     Args:
         path: the folder; made if it is not there, on a disk that all workers see.
         model: whose parameters and buffers are written whole, in files that safetensors reads.
         optimizer: whose state is written in slices, by its owners.
-        extra: anything that JSON can hold, given back by :func:`adamesh.load`; the first worker's.
+        extra: anything that JSON can hold, given back by `adamesh.load`; the first worker's.
 
     Raises:
         CheckpointError: something cannot be written; on every worker. What was there before stays loadable.
@@ -39,7 +39,7 @@ def save(path: str | Path, model: nn.Module, optimizer: StatefulOptimizer, **ext
 
 
 def save_on(disk: Disk, folder: Path, model: nn.Module, optimizer: StatefulOptimizer, extra: dict[str, Any]) -> None:
-    """:func:`save` through a given disk, which tests cut short."""
+    """`save` through a given disk, which tests cut short."""
     world = optimizer.mesh.world
     share = Share.empty()
 

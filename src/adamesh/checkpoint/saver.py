@@ -22,7 +22,7 @@ _PATIENCE_S = 2.0
 
 
 class Saver:
-    """Saves as :func:`adamesh.save` does, but writes behind training. One save is under way at a time.
+    """Saves as `adamesh.save` does, but writes behind training. One save is under way at a time.
 
     Training waits only while this worker's share is copied to memory of the CPU, which later saves use again: 12 bytes
     a parameter for Adam in float32, divided by the number of workers. A thread writes it. A checkpoint is complete,
@@ -35,12 +35,12 @@ class Saver:
                 if step % 1000 == 0:
                     saver.save("checkpoint", step=step)
 
-    At the end of the ``with`` block the last save is waited for. Whoever does without it calls :meth:`wait` at the
+    At the end of the ``with`` block the last save is waited for. Whoever does without it calls `wait` at the
     end, or the last checkpoint may not be complete when the process ends.
 
     Args:
-        model: as for :func:`adamesh.save`.
-        optimizer: as for :func:`adamesh.save`.
+        model: as for `adamesh.save`.
+        optimizer: as for `adamesh.save`.
         disk: how files are written; not given: durably.
     """
 
@@ -56,17 +56,17 @@ class Saver:
 
         Args:
             path: the folder; made if it is not there, on a disk that all workers see.
-            extra: anything that JSON can hold, given back by :func:`adamesh.load`; the first worker's.
+            extra: anything that JSON can hold, given back by `adamesh.load`; the first worker's.
 
         Raises:
             CheckpointError: the save before this one failed, or this one cannot begin; on every worker. Nothing was
                 begun, and the next call begins anew.
-            StateLost, PeerLost, CommunicationTimeout: as :func:`adamesh.save`.
+            StateLost, PeerLost, CommunicationTimeout: as `adamesh.save`.
         """
         self.begin(Path(path), extra, lambda: None)
 
     def begin(self, folder: Path, extra: Mapping[str, Any], completed: Callable[[], None]) -> None:
-        """:meth:`save`, with something to do in the first worker's thread when the checkpoint is complete."""
+        """`save`, with something to do in the first worker's thread when the checkpoint is complete."""
         self._optimizer.refuse_if_broken()
         self.wait()
         world, share = self._optimizer.mesh.world, Share.empty()
@@ -117,7 +117,7 @@ class Saver:
 
     @property
     def failure(self) -> CheckpointError | None:
-        """What has gone wrong with the last save as far as this worker knows, before :meth:`wait` raises it."""
+        """What has gone wrong with the last save as far as this worker knows, before `wait` raises it."""
         return None if self._writing is None or self._writing.under_way else self._writing.failure()
 
     def close(self) -> None:

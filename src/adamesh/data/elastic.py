@@ -45,7 +45,7 @@ class ElasticSampler:
     left. So every sample of an epoch is trained on exactly once.
 
     The optimizer averages over workers, whose shares may differ in size: a loss that is a mean over this worker's
-    samples is to be multiplied by :attr:`weight`. A worker may get no samples (of the last batch of an epoch); it then
+    samples is to be multiplied by `weight`. A worker may get no samples (of the last batch of an epoch); it then
     leaves forward and backward out, and takes part in ``step()``.
 
     With ``Plan(balance=True)`` faster workers get more: shares follow the time between the samples of a step and its
@@ -71,7 +71,7 @@ class ElasticSampler:
         seed: of the permutations; the same on every worker.
         epochs: after how many iteration ends, counted from the optimizer's first step, not from the loop's start.
         micro_batches: parts that this worker's share comes in, one after the other, some perhaps empty; ``step()``
-            belongs after the last (:attr:`closes_step`), the backwards of the others under ``optimizer.no_sync()``.
+            belongs after the last (`closes_step`), the backwards of the others under ``optimizer.no_sync()``.
         most_samples: with ``Plan(balance=True)``, the most that a worker gets of a batch (what its memory holds, times
             ``micro_batches``); None: any number. An equal share is never refused.
 
@@ -122,7 +122,7 @@ class ElasticSampler:
 
     @property
     def epoch(self) -> int:
-        """The epoch, from 0, of :attr:`step`."""
+        """The epoch, from 0, of `step`."""
         return self.order.epoch(self.step)
 
     def __iter__(self) -> Iterator[Tensor]:
