@@ -9,13 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 
 from adamesh.membership.consensus import Consensus
-from adamesh.membership.kin import is_stopped, this_process
+from adamesh.membership.hearsay import Hearsay
 from adamesh.membership.links import Link
 from adamesh.membership.messages import Beat, Decided, Knock, Message, Want
-from adamesh.membership.progress import STARTING, Progress
+from adamesh.membership.progress import STARTING
 from adamesh.membership.roster import Member, Roster
 from adamesh.membership.settings import Patience
-from adamesh.membership.silence import Silence
 from adamesh.membership.switchboard import Ended, Refused, Said, Switchboard
 
 __all__ = ["Sentinel"]
@@ -42,17 +41,13 @@ class Sentinel:
         self._consensus: Consensus | None = None
         self._addresses: list[Member] = []
         self._newcomers: dict[str, tuple[Member, float]] = {}
-        self._silences: dict[str, Silence] = {}
-        self._beats: dict[str, Beat] = {}
-        self._refused: set[str] = set()
+        self._hearsay = Hearsay(patience)
         self._redial: dict[Member, float] = {}
         self._entered = -1
-        self._progress = Progress(patience.hang_s)
         self._broken = -1
         self._beat_at = 0.0
         self._heard_at = 0.0
         self._closing = False
-        self._process = this_process()
         self.me = self._board.me
         self.changed = threading.Condition()
         self.failure: BaseException | None = None
@@ -85,7 +80,7 @@ class Sentinel:
     @property
     def restless(self) -> bool:
         """Somebody wants to come or to go."""
-        return self.leaving or bool(self._newcomers) or any(beat.leaving for beat in list(self._beats.values()))
+        return self.leaving or bool(self._newcomers) or self._hearsay.anybody_leaves
 
     @property
     def silence_s(self) -> float:
@@ -94,15 +89,14 @@ class Sentinel:
 
     def line_of(self, name: str, key: str) -> str | None:
         """What another member has said about its end of a group that is being built."""
-        beat = self._beats.get(name)
-        return None if beat is None else beat.lines.get(key)
+        return self._hearsay.line_of(name, key)
 
     def start(self, roster: Roster | None, knock_at: Sequence[tuple[str, int]] = ()) -> None:
         """Let the thread run: as a member of an epoch, or as a newcomer that asks at these addresses."""
         self._heard_at = now = time.monotonic()
         if roster is not None:
             self._consensus = Consensus(self.me.name, roster)
-            self._silences = {name: Silence(self._patience.silence_s, now) for name in roster.names}
+            self._hearsay.enter(roster.names, now)
         self._addresses = [Member("", host, port) for host, port in knock_at]
         self._thread.start()
 
@@ -167,9 +161,7 @@ class Sentinel:
 
     def _round(self, ready: list, now: float, stall_s: float) -> None:  # type: ignore[type-arg]
         if stall_s > self._patience.beat_s:
-            for silence in self._silences.values():
-                silence.forgive(stall_s, now, usual=self.phase != STARTING)
-            self._progress.forgive(stall_s, now)
+            self._hearsay.forgive(stall_s, now, usual=self.phase != STARTING)
         self._speak()  # the worker may have ended the epoch since
         for event in self._board.serve(ready, now):
             match event:
@@ -179,7 +171,7 @@ class Sentinel:
                 case Ended(link=link) if link.target is not None:
                     self._redial[link.target] = now if link.name is not None else now + _REDIAL_S
                 case Refused(target=target):
-                    self._refused.add(target.name)
+                    self._hearsay.refuse(target.name)
                     self._redial[target] = now + _REDIAL_S
             self._speak()
         if self._consensus is not None:
@@ -193,9 +185,7 @@ class Sentinel:
         name = link.name
         assert name is not None
         self._heard_at = now
-        if name in self._silences:
-            self._silences[name].hear(now, usual=not self._is_starting(name))
-            self._refused.discard(name)
+        self._hearsay.hear(name, now)
         consensus = self._consensus
         match message:
             case Knock(member=member) if member.name == name and consensus is not None and consensus.expelled is None:
@@ -216,8 +206,7 @@ class Sentinel:
             consensus.receive(name, Want(beat.epoch), now)
         if name not in consensus.roster.names:
             return
-        self._beats[name] = beat
-        self._progress.take(name, beat, now)
+        self._hearsay.take(name, beat, now)
         if beat.broken and beat.epoch == consensus.roster.epoch:
             self._break(consensus, now)
 
@@ -225,39 +214,25 @@ class Sentinel:
         """A newcomer hears who is there."""
         if self.me.name in roster.names:
             self._consensus = Consensus(self.me.name, roster)
-            self._silences = {name: Silence(self._patience.silence_s, now) for name in roster.names}
+            self._hearsay.enter(roster.names, now)
             self._addresses = []
             self._sign()
         else:
             self._addresses = list(dict.fromkeys((*self._addresses, *roster.members)))
-
-    def _is_silent(self, name: str, now: float) -> bool:
-        """Whether a member was not heard for longer than can be put down to a slow machine or network."""
-        silence, beat = self._silences[name], self._beats.get(name)
-        if beat is not None and silence.of(now) > self._patience.silence_s and is_stopped(beat.process, self._process):
-            return True
-        return silence.lasts(now, self._patience.start_s if self._is_starting(name) else 0.0)
-
-    def _is_starting(self, name: str) -> bool:
-        """Whether a member has only just started, and may load programs, which holds up everything else."""
-        beat = self._beats.get(name)
-        return beat is None or beat.phase == STARTING
 
     def _judge(self, consensus: Consensus, now: float) -> None:
         if consensus.expelled is not None:
             return
         epoch = consensus.roster.epoch
         others = [name for name in consensus.roster.names if name not in (self.me.name, *consensus.dead)]
-        doubts = {name: "silent" for name in others if self._is_silent(name, now)}
-        for name in others:
-            # Dead for certain: it was heard until its connections ended, and nobody is where it was.
-            if name in self._refused and name not in doubts and not self._board.listens_to(name):
-                consensus.lose(name, now)
+        doubts = dict.fromkeys(self._hearsay.silent(others, now), "silent")
+        for name in self._hearsay.dead([name for name in others if name not in doubts], self._board.listens_to):
+            consensus.lose(name, now)
         if consensus.roster.epoch == epoch and consensus.expelled is None:
-            self._progress.take(self.me.name, self._own_beat(consensus), now)
-            watched = dict.fromkeys((*others, self.me.name), epoch)
+            self._hearsay.compare_with(self.me.name, self._own_beat(consensus), now)
             if not doubts and not consensus.over:
-                doubts |= {name: "hung" for name in self._progress.hung(watched, now) if name != self.me.name}
+                hung = self._hearsay.hung((*others, self.me.name), epoch, now) - {self.me.name}
+                doubts |= dict.fromkeys(hung, "hung")
             doubts |= {name: how for name, how in consensus.view.suspects.items() if how == "hung" and name in others}
             known = set(consensus.roster.names)
             newcomers = [member for member, last in self._newcomers.values() if member.name not in known]
@@ -295,11 +270,7 @@ class Sentinel:
         self._entered = roster.epoch
         if any(why != "left" for why in roster.gone.values()):
             self._broken = max(self._broken, roster.epoch - 1)
-        self._silences = {
-            name: self._silences.get(name) or Silence(self._patience.silence_s, now) for name in roster.names
-        }
-        self._beats = {name: beat for name, beat in self._beats.items() if name in self._silences}
-        self._refused &= self._silences.keys()
+        self._hearsay.enter(roster.names, now)
         for name in roster.names:
             self._newcomers.pop(name, None)
         self._board.hang_up(keep=set(roster.names))
@@ -331,7 +302,7 @@ class Sentinel:
             waits=self.waits,
             broken=self._broken >= epoch,
             leaving=self.leaving,
-            process=self._process,
+            process=self._hearsay.process,
             lines=dict(self.lines),
         )
 
