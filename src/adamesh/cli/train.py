@@ -86,7 +86,19 @@ def configured(argv: Sequence[str], read: Callable[[Sequence[str], RunConfig], O
         argv: the command line.
         read: makes options of it, with the defaults of a configuration.
     """
-    options = read(argv, RunConfig())
+    from adamesh.train.config import load_config
+
+    try:
+        options = read(argv, RunConfig())
+    except ConfigurationError:
+        # What does not fit the defaults may fit what a file says.
+        files = [word for word in argv if word.endswith(".toml") and Path(word).is_file()]
+        if len(files) != 1:
+            raise
+        options = read(argv, _without_rival(load_config(Path(files[0])), argv))
+        if options.what != files[0]:  # it is some option's value
+            raise
+        return options, options.run
     what, config = options.what, options.run
     if what is None:
         return options, config
@@ -96,9 +108,6 @@ def configured(argv: Sequence[str], read: Callable[[Sequence[str], RunConfig], O
         if Path(what).is_dir():
             raise ConfigurationError(f"{what}: is a folder; to go on with a run in it: adamesh resume {what}")
         return options, replace(config, task=what)
-
-    from adamesh.train.config import load_config
-
     options = read(argv, _without_rival(load_config(Path(what)), argv))
     return options, options.run
 

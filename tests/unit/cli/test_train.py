@@ -3,6 +3,7 @@
 import pytest
 
 from adamesh.cli.train import configuration
+from adamesh.errors import ConfigurationError
 from adamesh.train.settings import RunConfig
 
 
@@ -39,3 +40,13 @@ def test_a_file_gives_the_defaults_and_options_override_it(file):
 def test_epochs_asked_for_replace_steps_in_the_file(file):
     config = configuration([file, "--epochs", "3"])
     assert (config.steps, config.epochs) == (None, 3)
+
+
+def test_an_option_that_fits_only_what_the_file_says_is_taken(tmp_path):
+    file = tmp_path / "guarded.toml"
+    file.write_text('task = "digits"\n[plan]\nguard = true\n')
+    assert configuration([str(file), "--guard.threshold", "24"]).guard.threshold == 24
+    with pytest.raises(ConfigurationError, match="guard"):
+        configuration(["--guard.threshold", "24"])
+    with pytest.raises(ConfigurationError, match="guard"):
+        configuration(["--guard.threshold", "24", "--data", str(file)])
