@@ -17,25 +17,34 @@ def plot(results: Sequence[ArmResult], title: str, file: Path) -> str:
         from matplotlib.figure import Figure
     except ImportError:
         return "no plot: matplotlib is not installed (pip install 'adamesh[plots]')"
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
-    axes = figure.subplots(1, 3, sharey=True)
+    xs: dict[str, list[Sequence[float]]] = {
+        "samples": [curve.samples for _, _, curve in curves],
+        "seconds in steps": [curve.seconds for _, _, curve in curves],
+        "MB of one worker, up and down": [[sent / 1e6 for sent in curve.bytes] for _, _, curve in curves],
+    }
+    # What was zero for all, as bytes are of one worker, says nothing.
+    shown = {label: values for label, values in xs.items() if any(any(line) for line in values)}
+    # The legend stands below: names of arms are long.
+    figure = Figure(figsize=(13, 4.2 + 0.2 * len(results)), layout="constrained")
+    axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     labelled = set()
-    for number, name, curve in curves:
+    for place, (number, name, curve) in enumerate(curves):
         # matplotlib shows no label that begins with an underscore.
         label = "_again" if number in labelled else name
         labelled.add(number)
         losses = [float("nan") if loss is None else loss for loss in curve.losses]
         marker = "o" if len(losses) == 1 else None
-        megabytes = [sent / 1e6 for sent in curve.bytes]
-        for axis, xs in zip(axes, (curve.samples, curve.seconds, megabytes), strict=True):
-            axis.plot(xs, losses, color=f"C{number % 10}", alpha=0.7, linewidth=1, marker=marker, label=label)
-    for axis, label in zip(axes, ("samples", "seconds in steps", "MB of one worker, up and down"), strict=True):
+        for axis, values in zip(axes, shown.values(), strict=True):
+            axis.plot(
+                values[place], losses, color=f"C{number % 10}", alpha=0.7, linewidth=1, marker=marker, label=label
+            )
+    for axis, label in zip(axes, shown, strict=True):
         axis.set_xlabel(label)
         axis.locator_params(axis="x", nbins=6)  # numbers of samples are long
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("test loss")
     axes[0].set_yscale("log")
-    axes[0].legend(fontsize="small")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", fontsize="small")
     figure.suptitle(title)
     figure.savefig(file, dpi=110)
     return f"plot in {file}"
