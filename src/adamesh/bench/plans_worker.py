@@ -150,7 +150,7 @@ def _peak(run: Run) -> int | None:
         for _ in range(run.config.plan.schedule.h):
             trainee.step()
     trainee.close()
-    results: Any = profiler.profiler.kineto_results  # type: ignore[union-attr]
+    results: Any = profiler.profiler.kineto_results
     live = peak = 0
     events = [event for event in results.events() if event.name() == "[memory]"]
     for event in sorted(events, key=lambda event: event.start_ns()):

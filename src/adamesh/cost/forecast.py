@@ -141,14 +141,14 @@ def _reason(chosen: Forecast, fastest: Forecast, exact: Forecast | None) -> str:
 
 
 def _why_none(forecasts: Sequence[Forecast]) -> str:
-    least = min((f for f in forecasts if f.rehearsed.memory), key=lambda f: _peak(f), default=None)
+    least = min((f for f in forecasts if f.rehearsed.memory), key=_peak, default=None)
     if least is None:
         return "no plan is left"
     gib = ceil(_peak(least) / 2**30 * 100) / 100
     return (
-        f"no plan fits: the least, {least.candidate.name}, needs {gib:g} GiB. More workers share the optimizer's state; "
-        "micro_batches and a smaller batch_size save activations; parameters and gradients are whole on every worker "
-        "(FSDP2 cuts them, adamesh does not)"
+        f"no plan fits: the least, {least.candidate.name}, needs {gib:g} GiB. More workers share the optimizer's "
+        "state; micro_batches and a smaller batch_size save activations; parameters and gradients are whole on every "
+        "worker (FSDP2 cuts them, adamesh does not)"
     )
 
 

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flo
 __all__ = ["Speed", "Tally", "on_paper"]
 
 _SCALAR = torch.ops.aten._local_scalar_dense.default
-_ATTENTION = {
+_ATTENTION: Mapping[str, Callable[..., Any]] = {
     "_scaled_dot_product_flash_attention_for_cpu": sdpa_flop,
     "_scaled_dot_product_flash_attention_for_cpu_backward": sdpa_backward_flop,
 }
@@ -52,7 +52,7 @@ class Tally(TorchDispatchMode):
     """
 
     def __init__(self, speed: Speed) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._speed = speed
         self._storages: dict[int, int] = {}
         self.live_bytes = self.peak_bytes = 0
@@ -123,8 +123,8 @@ def _zero(dtype: torch.dtype) -> bool | int | float | complex:
 
 def _formula(func: Any) -> Callable[..., int] | None:
     packet = func._overloadpacket
-    found: Callable[..., int] | None = flop_registry.get(packet) or _ATTENTION.get(packet.__name__)
-    return found
+    table: Mapping[Any, Callable[..., int]] = flop_registry
+    return table.get(packet) or _ATTENTION.get(packet.__name__)
 
 
 @contextmanager

@@ -82,8 +82,8 @@ def _method(session: Session) -> list[str]:
     else:
         lines.append(
             f"work: estimated, not measured, from {speed.flops_per_s / 1e9:,.0f} GFLOP/s, "
-            f"{speed.bytes_per_s / 1e9:.0f} GB/s and {speed.operation_s * 1e6:.1f} µs an operation (--measure takes real "
-            "steps; --tflops and --gbs say what other devices do)"
+            f"{speed.bytes_per_s / 1e9:.0f} GB/s and {speed.operation_s * 1e6:.1f} µs an operation (--measure takes "
+            "real steps; --tflops and --gbs say what other devices do)"
         )
     if reasons:
         lines.append(f"memory: the model cannot be traced on paper ({reasons.pop()}), so it was run here to count it")
