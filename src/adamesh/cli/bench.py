@@ -166,7 +166,7 @@ def _plans(arguments: Sequence[str]) -> int:
 
     from adamesh.bench.plans import bench_plans
 
-    bench_plans(options, Console(highlight=False, markup=False))
+    bench_plans(options, Console(highlight=False, markup=False, width=max(150, Console().width)))
     return 0
 
 

@@ -34,6 +34,7 @@ examples:
   adamesh plan imagenet-resnet50 --world 64 --link 10gbit --tflops 30 --gbs 900
   adamesh plan text --link 1gbit --scaling 4096
 """
+_LEAST_WIDTH = 120
 _SIZES = {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
 
 
@@ -101,7 +102,7 @@ def run(argv: Sequence[str]) -> int:
         operation_s=here.operation_s,
     )
     case = open_case(config, options.world)
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, width=max(_LEAST_WIDTH, Console().width))
     request = Request(links, island_link, options.per_host, device_bytes, options.measure, speed, options.every_step)
     with console.status("") as status:
         session = plan_for(case, request, status.update)

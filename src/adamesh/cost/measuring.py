@@ -19,7 +19,7 @@ from adamesh.comm.process_group import process_mesh
 from adamesh.cost.calibrate import Course
 from adamesh.cost.case import open_case
 from adamesh.cost.links import Link
-from adamesh.cost.rehearse import rehearse_for_real
+from adamesh.cost.rehearse import Stage
 from adamesh.train.config import load_config
 from adamesh.train.settings import PlanSettings
 
@@ -38,10 +38,14 @@ def main(arguments: Sequence[str]) -> int:
     case = open_case(load_config(folder / "config.toml"), course.world)
     dist.init_process_group("gloo")
     try:
-        rehearsals = []
-        for plan in course.plans:
-            dist.barrier()
-            rehearsals.append(rehearse_for_real(case, PlanSettings(**plan), course.rounds))
+        batches = case.micro_batches()
+        stages = [Stage(case, PlanSettings(**plan), batches) for plan in course.plans]
+        for number in range(course.rounds):
+            # In turns, and in both directions, so that what else the machine does falls on all plans alike.
+            for stage in stages if number % 2 else stages[::-1]:
+                dist.barrier()
+                stage.round()
+        rehearsals = [stage.seen() for stage in stages]
         loopback = None
         if dist.get_world_size() > 1:
             loopback = _loopback(process_mesh(None, torch.device("cpu"), None).world)

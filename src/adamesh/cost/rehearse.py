@@ -7,9 +7,10 @@ Steps that do the same are rehearsed once: a schedule's period is gone through i
 `SyncPlan` in it one step is made.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import Any
 
 import torch
 
@@ -23,7 +24,7 @@ from adamesh.sync.base import SyncPlan
 from adamesh.train.names import build_optimizer, build_plan
 from adamesh.train.settings import PlanSettings
 
-__all__ = ["Memory", "Rehearsed", "StepKind", "rehearse_for_real", "rehearse_on_paper"]
+__all__ = ["Memory", "Rehearsed", "Stage", "StepKind", "rehearse_on_paper"]
 
 _PAPER_ROUNDS = 2
 """After the first, buffers that are made on first use are there, and fragments on their way have come around."""
@@ -76,6 +77,12 @@ class Rehearsed:
     """Why the model was run for real to count its memory, if it was."""
 
     @property
+    def counted(self) -> Memory:
+        """The memory, of one that was counted."""
+        assert self.memory is not None
+        return self.memory
+
+    @property
     def traces(self) -> list[Trace]:
         """The steps of a period."""
         return [self.kinds[kind].trace for kind in self.period]
@@ -104,7 +111,7 @@ def rehearse_on_paper(case: Case, settings: PlanSettings, speed: Speed) -> Rehea
     batches = case.micro_batches()
     try:
         with on_paper(tally) as put:
-            return _Stage(case, settings, tally.read_clock, tally).play(_PAPER_ROUNDS, put(batches))
+            return _counted(case, settings, put(batches), tally)
     except AdameshError:
         raise
     # Whatever a model does that has no meaning without numbers: torch has many errors for it, and a task its own.
@@ -112,81 +119,94 @@ def rehearse_on_paper(case: Case, settings: PlanSettings, speed: Speed) -> Rehea
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else error!r}"
         tally = Tally(speed)
         with tally:
-            found = _Stage(case, settings, tally.read_clock, tally).play(_PAPER_ROUNDS, batches)
+            found = _counted(case, settings, batches, tally)
         return replace(found, not_traced=reason)
 
 
-def rehearse_for_real(case: Case, settings: PlanSettings, rounds: int) -> Rehearsed:
-    """Time a worker's own part of the steps on this machine."""
-    return _Stage(case, settings, perf_counter, None).play(rounds, case.micro_batches())
+class Stage:
+    """Model and optimizer of one worker, and who watches them.
 
+    Args:
+        case: what is trained.
+        settings: the plan.
+        batches: the worker's share of a batch.
+        tally: counts, and tells the time; None: the machine's own clock does.
+    """
 
-class _Stage:
-    """Model and optimizer of one worker, and who watches them."""
-
-    def __init__(self, case: Case, settings: PlanSettings, clock: Callable[[], float], tally: Tally | None) -> None:
+    def __init__(self, case: Case, settings: PlanSettings, batches: Sequence[Any], tally: Tally | None = None) -> None:
         world = case.world
         islands = settings.num_islands(world)
         self._case = case
+        self._batches = batches
         self._tally = tally
-        self._recorder = Recorder(clock)
+        self._recorder = Recorder(perf_counter if tally is None else tally.read_clock)
         mesh = silent_mesh(islands, world // islands, self._recorder)
         # One island, so that no process group is needed; the mesh says how many there are.
         rule, guard = case.config.optim.rule, case.config.plans_guard
         plan = build_plan(replace(settings, islands=1), torch.device("cpu"), world, rule, guard)
-        self._plan = replace(plan, mesh=mesh, compile=False if tally is not None else plan.compile)
+        self._schedule = plan.sync
         self._period = settings.schedule.h * (6 if settings.schedule.kind == "des-loc" else 1)
         self._first = max(settings.exact_steps, self._period)
-
-    def play(self, rounds: int, batches: list[object]) -> Rehearsed:
-        """Go through the period's kinds of steps so many times."""
-        case, recorder, tally = self._case, self._recorder, self._tally
-        model = case.build_model()
-        optimizer = build_optimizer(case.config.optim, model, self._plan)
+        self._model = case.build_model()
+        plan = replace(plan, mesh=mesh, compile=False if tally is not None else plan.compile)
+        optimizer = build_optimizer(case.config.optim, self._model, plan)
         assert isinstance(optimizer, MeshOptimizer)
-        kinds, period = self._kinds()
-        self._go_to(optimizer, self._first - 1)
-        case.step(model, optimizer, batches)
-        traces: list[list[Trace]] = [[] for _ in kinds]
-        stats: list[StepStats] = []
-        peak, flops = 0, 0
+        self._optimizer = optimizer
+        self._kinds = self._find_kinds()
+        self._traces: list[list[Trace]] = [[] for _ in self._kinds]
+        self._stats: list[StepStats] = []
+        self._rounds = 0
+        self._go_to(self._first - 1)
+        case.step(self._model, optimizer, batches)
+        self._build_peak, self._flops = (0, 0) if tally is None else (tally.peak_bytes, tally.flops)
         if tally is not None:
-            peak, flops = tally.peak_bytes, tally.flops
             tally.forget_peak()
-        for number in range(rounds):
-            stats = []
-            for kind, step in enumerate(kinds.values()):
-                self._go_to(optimizer, step + number * self._period)
-                recorder.begin()
-                case.step(model, optimizer, batches)
-                traces[kind].append(recorder.end())
-                stats.append(optimizer.stats())
-        made = tuple(
-            StepKind(typical(seen), s.bytes_up, s.bytes_down, s.bytes_control)
-            for seen, s in zip(traces, stats, strict=True)
+
+    def round(self) -> None:
+        """Go through the period's kinds of steps once."""
+        self._stats = []
+        for kind, step in enumerate(self._kinds.values()):
+            self._go_to(step + self._rounds * self._period)
+            self._recorder.begin()
+            self._case.step(self._model, self._optimizer, self._batches)
+            self._traces[kind].append(self._recorder.end())
+            self._stats.append(self._optimizer.stats())
+        self._rounds += 1
+
+    def seen(self) -> Rehearsed:
+        """What there was to see in all rounds."""
+        kinds = tuple(
+            StepKind(typical(traces), stats.bytes_up, stats.bytes_down, stats.bytes_control)
+            for traces, stats in zip(self._traces, self._stats, strict=True)
         )
+        order, steps = list(self._kinds), range(self._first, self._first + self._period)
+        tally, last = self._tally, self._stats[-1]
         return Rehearsed(
-            period=period,
-            kinds=made,
-            works_s=() if tally is not None else tuple(trace.work_s for seen in traces for trace in seen),
-            param_count=sum(p.numel() for p in model.parameters()),
-            state_bytes=stats[-1].state_bytes,
-            memory=None if tally is None else _memory(optimizer, tally, stats[-1], peak),
-            flops=0 if tally is None else (tally.flops - flops) // (rounds * len(kinds)),
+            period=tuple(order.index(self._schedule.at(step)) for step in steps),
+            kinds=kinds,
+            works_s=() if tally is not None else tuple(trace.work_s for traces in self._traces for trace in traces),
+            param_count=sum(p.numel() for p in self._model.parameters()),
+            state_bytes=last.state_bytes,
+            memory=None if tally is None else _memory(self._optimizer, tally, last, self._build_peak),
+            flops=0 if tally is None else (tally.flops - self._flops) // (self._rounds * len(kinds)),
         )
 
-    def _kinds(self) -> tuple[dict[SyncPlan, int], tuple[int, ...]]:
-        """The first step of each kind, in order; and which kind each step of a period is."""
+    def _find_kinds(self) -> dict[SyncPlan, int]:
+        """The first step of each kind, in order."""
         first: dict[SyncPlan, int] = {}
-        steps = range(self._first, self._first + self._period)
-        for step in steps:
-            first.setdefault(self._plan.sync.at(step), step)
-        order = list(first)
-        return first, tuple(order.index(self._plan.sync.at(step)) for step in steps)
+        for step in range(self._first, self._first + self._period):
+            first.setdefault(self._schedule.at(step), step)
+        return first
 
-    def _go_to(self, optimizer: MeshOptimizer, step: int) -> None:
-        transaction = optimizer.engine.transaction
-        transaction.go_on_from(step)
+    def _go_to(self, step: int) -> None:
+        self._optimizer.engine.transaction.go_on_from(step)
+
+
+def _counted(case: Case, settings: PlanSettings, batches: Sequence[Any], tally: Tally) -> Rehearsed:
+    stage = Stage(case, settings, batches, tally)
+    for _ in range(_PAPER_ROUNDS):
+        stage.round()
+    return stage.seen()
 
 
 def _memory(optimizer: MeshOptimizer, tally: Tally, stats: StepStats, build_peak: int) -> Memory:

@@ -33,10 +33,8 @@ def _print_memory(console: Console, session: Session) -> None:
     columns = ("parameters", "gradients", "state", "exchange", "activations", "peak")
     table = _table("memory of a worker", *columns)
     for forecast in next(iter(session.forecasts.values())):
-        memory = forecast.rehearsed.memory
-        assert memory is not None
         fits = "" if forecast.fits else "does not fit"
-        table.add_row(forecast.candidate.name, *_cells(memory), fits)
+        table.add_row(forecast.candidate.name, *_cells(forecast.rehearsed.counted), fits)
     console.print(table)
 
 

@@ -25,15 +25,15 @@ def priced(name, effect, step_s, *, peak=100, fits=True, for_safety=False):
 
 def test_what_changes_less_wins_unless_it_is_slower_by_more_than_a_twentieth():
     exact, coded, rare = (priced(e.name, e, s) for e, s in zip(Effect, (1.04, 1.0, 1.02), strict=True))
-    assert advise([exact, coded, rare]).chosen is exact
+    assert advise([exact, coded, rare]).chosen == exact
     slow = priced("slow", Effect.EXACT, 1.2)
-    assert advise([slow, coded, rare]).chosen is coded
-    assert advise([slow, coded, rare]).exact is slow
+    assert advise([slow, coded, rare]).chosen == coded
+    assert advise([slow, coded, rare]).exact == slow
 
 
 def test_what_does_not_fit_is_not_advised_and_none_is_if_none_does():
     small, large = priced("small", Effect.RARE, 2.0), priced("large", Effect.EXACT, 1.0, fits=False)
-    assert advise([small, large]).chosen is small
+    assert advise([small, large]).chosen == small
     nothing = advise([large])
     assert nothing.chosen is None
     assert "needs" in nothing.reason
@@ -41,13 +41,13 @@ def test_what_does_not_fit_is_not_advised_and_none_is_if_none_does():
 
 def test_who_must_agree_in_every_step_is_not_told_to_step_alone():
     exact, rare = priced("exact", Effect.EXACT, 9.0), priced("rare", Effect.RARE, 1.0)
-    assert advise([exact, rare]).chosen is rare
-    assert advise([exact, rare], every_step=True).chosen is exact
+    assert advise([exact, rare]).chosen == rare
+    assert advise([exact, rare], every_step=True).chosen == exact
 
 
 def test_copies_for_safety_are_nobodys_fastest_plan():
     exact, copies = priced("exact", Effect.EXACT, 1.0), priced("copies", Effect.EXACT, 0.5, for_safety=True)
-    assert advise([exact, copies]).chosen is exact
+    assert advise([exact, copies]).chosen == exact
 
 
 @given(st.lists(st.floats(0.1, 10), min_size=2, max_size=50), st.integers(1, 1000))

@@ -1,5 +1,7 @@
 """Steps over links: what is hidden costs nothing, what is not costs what it takes, and faster links never hurt."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from adamesh.cost.network import Links, replay
 from adamesh.cost.trace import Event, Trace
 from adamesh.errors import ConfigurationError
 
-FREE = {"message_s": 0.0, "cpu_s_per_byte": 0.0}
+FREE: dict[str, Any] = {"message_s": 0.0, "cpu_s_per_byte": 0.0}
 
 
 def over(link):

@@ -1,6 +1,7 @@
 """What is rehearsed on paper is what real workers do: bytes, state and buffers to the byte."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -9,12 +10,12 @@ from torch import nn
 from adamesh.comm.threads import ThreadWorld
 from adamesh.cost.case import open_case
 from adamesh.cost.paper import Speed, Tally, on_paper
-from adamesh.cost.rehearse import rehearse_for_real, rehearse_on_paper
+from adamesh.cost.rehearse import Stage, rehearse_on_paper
 from adamesh.train.config import PlanSettings, RunConfig
 from adamesh.train.names import build_optimizer, build_plan
 
 SPEED = Speed(flops_per_s=1e10, bytes_per_s=1e10, operation_s=1e-6)
-PLANS = {
+PLANS: dict[str, tuple[int, int, dict[str, Any]]] = {
     "exact": (1, 2, {}),
     "several buckets": (1, 3, {"bucket_mb": 0.05}),
     "int8": (1, 2, {"up": "int8", "down": "int8"}),
@@ -65,13 +66,16 @@ def test_bytes_state_and_buffers_on_paper_are_those_of_real_workers(name):
     assert paper.bytes_down == sum(stats.bytes_down for stats in seen) / period
     assert paper.mean(lambda kind: kind.bytes_control) == sum(stats.bytes_control for stats in seen) / period
     assert paper.state_bytes == seen[-1].state_bytes
-    memory = paper.memory
+    memory = paper.counted
     assert memory.parameters + memory.gradients + memory.exchange == seen[-1].buffer_bytes
 
 
 def test_silent_workers_for_real_are_told_as_much_as_on_paper():
     case, settings = case_of(2), PlanSettings(up="int4")
-    paper, real = rehearse_on_paper(case, settings, SPEED), rehearse_for_real(case, settings, rounds=2)
+    paper, stage = rehearse_on_paper(case, settings, SPEED), Stage(case, settings, case.micro_batches())
+    stage.round()
+    stage.round()
+    real = stage.seen()
     assert [k.bytes_up for k in real.kinds] == [k.bytes_up for k in paper.kinds]
     told = [[(e.kind, e.axis, e.sent, e.messages) for e in t.traces[0].events] for t in (paper, real)]
     assert told[0] == told[1]
@@ -88,12 +92,12 @@ def test_a_schedules_period_is_rehearsed_once_of_each_kind():
 def test_halves_of_a_batch_in_turn_need_less_memory():
     whole = open_case(RunConfig(task="mlp", batch_size=512), 2)
     halves = replace(whole, config=replace(whole.config, micro_batches=4))
-    activations = [rehearse_on_paper(c, PlanSettings(), SPEED).memory.activations for c in (whole, halves)]
+    activations = [rehearse_on_paper(c, PlanSettings(), SPEED).counted.activations for c in (whole, halves)]
     assert activations[1] < activations[0]
 
 
 def test_more_workers_hold_less_state_each():
-    state = [rehearse_on_paper(case_of(w), PlanSettings(), SPEED).memory.state for w in (1, 2, 4)]
+    state = [rehearse_on_paper(case_of(w), PlanSettings(), SPEED).counted.state for w in (1, 2, 4)]
     assert state[0] > state[1] > state[2]
 
 
@@ -113,7 +117,7 @@ def test_a_model_that_looks_at_numbers_is_run_for_real_and_says_so():
     task = case.task
     found = rehearse_on_paper(replace(case, task=LooksTask(task)), PlanSettings(), SPEED)
     assert found.not_traced is not None
-    assert found.memory.peak > 0
+    assert found.counted.peak > 0
 
 
 class LooksTask:
