@@ -7,7 +7,7 @@ from adamesh.cli.main import main
 
 def test_plan_says_what_fits_and_what_to_take(tmp_path, capsys):
     file = tmp_path / "plan.json"
-    argv = ["plan", "mlp", "--link", "100mbit", "10gbit", "--device-memory", "1400KiB"]
+    argv = ["plan", "mlp", "--link", "100mbit", "10gbit", "--device-memory", "600KiB"]
     assert main([*argv, "--json", str(file)]) == 0
     out = capsys.readouterr().out
     assert "<- recommended" in out
@@ -16,7 +16,7 @@ def test_plan_says_what_fits_and_what_to_take(tmp_path, capsys):
     slow, fast = (found["links"][link]["plans"] for link in ("100mbit", "10gbit"))
     assert all(a["step_s"] >= b["step_s"] for a, b in zip(slow, fast, strict=True))
     assert {plan["fits"] for plan in slow} == {True, False}
-    assert all(plan["fits"] == (plan["memory"]["peak"] <= 1400 * 1024) for plan in slow)
+    assert all(plan["fits"] == (plan["memory"]["peak"] <= 600 * 1024) for plan in slow)
     assert "does not fit" in out
     assert file.with_suffix(".toml").exists()
 
