@@ -15,7 +15,7 @@ from adamesh.cost.rehearse import Rehearsed, rehearse_on_paper
 
 __all__ = ["Request", "Session", "plan_for"]
 
-ROUNDS = 15
+ROUNDS = 12
 
 
 @dataclass(frozen=True)

@@ -165,6 +165,10 @@ class Stage:
     def round(self) -> None:
         """Go through the period's kinds of steps once."""
         self._stats = []
+        if self._tally is None:
+            # One that is not timed brings back to caches what other plans displaced.
+            self._go_to(self._first + self._rounds * self._period - 1)
+            self._case.step(self._model, self._optimizer, self._batches)
         for kind, step in enumerate(self._kinds.values()):
             self._go_to(step + self._rounds * self._period)
             self._recorder.begin()
