@@ -13,6 +13,8 @@ __all__ = ["LOOPBACK", "TCP_SHARE", "Link", "parse_link"]
 
 TCP_SHARE = 1448 / 1514
 """Of what passes an Ethernet with frames of 1,500 bytes, the share that is payload of TCP."""
+_LATENCY_S = 100e-6
+"""Two kernels and a switch, where nobody says otherwise."""
 _UNITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 _TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _PATTERN = re.compile(
@@ -35,6 +37,8 @@ class Link:
     """A processor's time for a byte sent and a byte received, which it lacks elsewhere; 0: it has cores to spare."""
     burst_bytes: float = 0.0
     """What may leave at once after a pause, as a token bucket lets it."""
+    latency_is_given: bool = False
+    """It was not assumed."""
     is_loopback: bool = False
     """Workers share a machine: nothing but its memory is between them."""
 
@@ -49,7 +53,7 @@ class Link:
         return replace(
             self,
             bytes_per_s=slower,
-            latency_s=self.latency_s or on.latency_s,
+            latency_s=self.latency_s if self.latency_is_given else on.latency_s,
             message_s=on.message_s,
             cpu_s_per_byte=on.cpu_s_per_byte,
         )
@@ -76,5 +80,6 @@ def parse_link(text: str) -> Link:
             f"link {text!r}: must be a rate, with a latency if it is known, as in 10gbit and 100mbit/20ms, or loopback"
         )
     rate = float(found["rate"]) * _UNITS[found["unit"]] / 8 * TCP_SHARE
-    latency = float(found["delay"]) * _TIMES[found["time"]] if found["delay"] else 0.0
-    return Link(text, rate, latency, burst_bytes=1000.0 * int(found["burst"] or 0))
+    is_given = found["delay"] is not None
+    latency = float(found["delay"]) * _TIMES[found["time"]] if is_given else _LATENCY_S
+    return Link(text, rate, latency, burst_bytes=1000.0 * int(found["burst"] or 0), latency_is_given=is_given)

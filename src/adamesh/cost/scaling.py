@@ -22,9 +22,10 @@ from adamesh.cost.simulate import Fleet, Outcome, Pace, simulate
 
 __all__ = ["Point", "scale"]
 
-_ROUGH = {"spread": 0.05, "jitter": 0.05, "mtbf_s": 30 * 24 * 3600.0}
-"""Of a fleet that is not perfect: workers differ by a twentieth, steps too, and each fails once a month."""
-_STEPS = 4096
+_ROUGH = {"spread": 0.05, "jitter": 0.05, "mtbf_s": 24 * 3600.0}
+"""Of a fleet that is not perfect: workers differ by a twentieth, steps too, and each is lost once a day, as rented ones
+may be."""
+_STEPS = 2048
 _SHOWN = ("exact", "exact, redundancy 2", "int4", "every-16", "diloco-64")
 
 
@@ -139,10 +140,10 @@ def _print(console: Console, points: Sequence[Point]) -> None:
             row: Mapping[int, Point] = {point.workers: point for point in here if point.plan == plan}
             table.add_row(plan, *(f"{row[size].rough_per_s:,.0f}" if size in row else "" for size in sizes))
         console.print(table)
-    months = _ROUGH["mtbf_s"] / 86400
+    days = _ROUGH["mtbf_s"] / 86400
     console.print(
-        f"fleets: workers and their steps differ by {_ROUGH['spread']:.0%} each (lognormal), each worker fails once in "
-        f"{months:.0f} days; {_STEPS} steps",
+        f"fleets: workers and their steps differ by {_ROUGH['spread']:.0%} each (lognormal), each worker is lost once in "
+        f"{24 * days:.0f} hours; {_STEPS} steps",
         soft_wrap=True,
     )
 
