@@ -49,7 +49,11 @@ def candidates(config: RunConfig, world: int, per_host: int = 1) -> list[Candida
         config: its ``[plan]`` is what they differ from; clipping, buckets and the like are kept.
         world: the number of workers.
         per_host: workers of a host, which may be an island.
+
+    Raises:
+        IncompatiblePlan: the configuration's own is unsound.
     """
+    check_plan(config, world)
     found = []
     for candidate in _all(config.plan, world, per_host):
         try:
@@ -81,11 +85,11 @@ def _all(base: PlanSettings, world: int, per_host: int) -> Iterator[Candidate]:
     yield Candidate("every-16", replace(plain, sync="every-16"), Effect.RARE)
     yield Candidate("diloco-64", replace(plain, sync="diloco-64"), Effect.RARE)
     yield Candidate("diloco-64, int4", replace(plain, sync="diloco-64", across="int4"), Effect.RARE)
-    if config_is_asked(base, plain):
+    if _says_something(base, plain):
         yield Candidate("as configured", base, Effect.CODED if _is_every_step(base) else Effect.RARE)
 
 
-def config_is_asked(base: PlanSettings, plain: PlanSettings) -> bool:
+def _says_something(base: PlanSettings, plain: PlanSettings) -> bool:
     """Whether the configuration says something of its own."""
     return base != plain and base.schedule.kind != "async"
 

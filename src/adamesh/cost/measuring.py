@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -25,7 +26,8 @@ from adamesh.train.settings import PlanSettings
 
 __all__ = ["main"]
 
-_SWAPS = 200
+_SWAPS = 100
+_SIDE = 256
 _BULK = 8 << 20
 _BULKS = 10
 
@@ -63,13 +65,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _loopback(comm: Communicator) -> Link:
     """Latency of short messages, then bandwidth and a processor's time for bytes."""
-    message = bytes(256)
-    swaps = []
-    for _ in range(_SWAPS):
-        start_s = time.perf_counter()
-        comm.swap(message)
-        swaps.append(time.perf_counter() - start_s)
-    swap_s = statistics.median(swaps)
+    swap_s = _swap_s(comm)
     post_s = []
     send = torch.zeros(_BULK * comm.size, dtype=torch.uint8)
     recv = torch.zeros_like(send)
@@ -90,3 +86,19 @@ def _loopback(comm: Communicator) -> Link:
         cpu_s_per_byte=(time.process_time() - cpu_s) / (_BULKS * sent),
         is_loopback=True,
     )
+
+
+def _swap_s(comm: Communicator) -> float:
+    """Of a short message between steps of work, as a step's own are: who was asleep has to wake up.
+
+    Who comes last waits for nobody; its time is the message's.
+    """
+    matrix = torch.ones(_SIDE, _SIDE)
+    message, took = bytes(256), np.empty(_SWAPS)
+    for number in range(_SWAPS):
+        torch.mm(matrix, matrix)
+        start_s = time.perf_counter()
+        comm.swap(message)
+        took[number] = time.perf_counter() - start_s
+    everybodys = [np.frombuffer(answer) for answer in comm.exchange(took.tobytes(), "latency")]
+    return float(np.median(np.min(everybodys, axis=0)))

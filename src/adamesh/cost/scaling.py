@@ -22,10 +22,11 @@ from adamesh.cost.simulate import Fleet, Outcome, Pace, simulate
 
 __all__ = ["Point", "scale"]
 
-_ROUGH = {"spread": 0.05, "jitter": 0.05, "mtbf_s": 24 * 3600.0}
-"""Of a fleet that is not perfect: workers differ by a twentieth, steps too, and each is lost once a day, as rented ones
-may be."""
-_STEPS = 2048
+_ROUGH = {"spread": 0.05, "jitter": 0.05}
+"""Of workers that are not alike: they differ by a twentieth, and so do their steps."""
+_MTBF_S = 30 * 24 * 3600.0
+_STEPS = 512
+_HOURS = 12
 _SHOWN = ("exact", "exact, redundancy 2", "int4", "every-16", "diloco-64")
 
 
@@ -43,7 +44,9 @@ class Point:
     rough_per_s: float
     """and of one with both."""
     waited_share: float
-    failures: int
+    """For slower workers."""
+    useful_share: float
+    """Of the time, what failures leave."""
 
 
 def scale(session: Session, most: int, console: Console) -> dict[str, Any]:
@@ -58,7 +61,7 @@ def scale(session: Session, most: int, console: Console) -> dict[str, Any]:
     base = session.case.config.out or Path("runs")
     base.mkdir(parents=True, exist_ok=True)
     console.print(_plot(points, session.case, base / "scaling.png"), soft_wrap=True)
-    return {"fleet": _ROUGH, "points": [asdict(point) for point in points]}
+    return {"fleet": {**_ROUGH, "mtbf_s": _MTBF_S}, "points": [asdict(point) for point in points]}
 
 
 def _powers(most: int) -> Iterator[int]:
@@ -73,6 +76,7 @@ def _points(session: Session, workers: int) -> list[Point]:
     share = session.case.share
     case = replace(session.case, config=replace(config, batch_size=share * workers), world=workers)
     found = []
+    useful = {redundant: _useful(workers, redundant) for redundant in (False, True)}
     work_s = {f.candidate.name: f.timing.work_s for f in next(iter(session.forecasts.values()))}
     for candidate in _shown(session):
         rehearsed = rehearse_on_paper(case, candidate.settings, session.speed)
@@ -87,29 +91,43 @@ def _points(session: Session, workers: int) -> list[Point]:
             pace = Pace(own_s, exposed_s * h, h, redundant)
             smooth = simulate(Fleet(workers), pace, max(1, 64 // h))
             rough = simulate(Fleet(workers, **_ROUGH), pace, max(1, _STEPS // h))
-            found.append(
-                _point(link.name, candidate, workers, rehearsed.bytes_up + rehearsed.bytes_down, share, smooth, rough)
-            )
+            share_left = useful[redundant]
+            sent = rehearsed.bytes_up + rehearsed.bytes_down
+            found.append(_point(link.name, candidate, workers, sent, share, smooth, rough, share_left))
         if candidate.name == "exact":
-            found += _asynchronous(session, workers, rehearsed.bytes_up + rehearsed.bytes_down, found, share)
+            found += _asynchronous(session, workers, rehearsed.bytes_up + rehearsed.bytes_down, share, useful[True])
     return found
 
 
-def _asynchronous(session: Session, workers: int, sent: float, found: Sequence[Point], share: int) -> list[Point]:
+def _useful(workers: int, redundant: bool) -> float:
+    """Share of the time that failures leave, found in hours of rounds of a second, in which nobody straggles."""
+    rounds = _HOURS * 3600
+    fleet, pace = Fleet(workers, mtbf_s=_MTBF_S), Pace(1.0, 0.0, redundant=redundant)
+    found = simulate(fleet, pace, rounds, most_s=2.0 * rounds)
+    return found.steps_per_s
+
+
+def _asynchronous(session: Session, workers: int, sent: float, share: int, useful: float) -> list[Point]:
     """As many bytes as exact ones, and nobody waits for anybody; bytes are all waited for, as pushes are."""
     points = []
     for link in session.request.links:
-        exact = next(p for p in found if p.plan == "exact" and p.link == link.name and p.workers == workers)
         work_s = next(f for f in session.forecasts[link.name] if f.candidate.name == "exact").timing.work_s
         pace = Pace(work_s, sent / link.bytes_per_s, asynchronous=True)
         smooth, rough = simulate(Fleet(workers), pace, 64), simulate(Fleet(workers, **_ROUGH), pace, _STEPS)
         candidate = Candidate("async", session.case.config.plan, Effect.RARE)
-        points.append(_point(link.name, candidate, workers, exact.bytes_per_step, share, smooth, rough))
+        points.append(_point(link.name, candidate, workers, sent, share, smooth, rough, useful))
     return points
 
 
 def _point(
-    link: str, candidate: Candidate, workers: int, sent: float, share: int, smooth: Outcome, rough: Outcome
+    link: str,
+    candidate: Candidate,
+    workers: int,
+    sent: float,
+    share: int,
+    smooth: Outcome,
+    rough: Outcome,
+    useful: float,
 ) -> Point:
     return Point(
         link=link,
@@ -118,9 +136,9 @@ def _point(
         bytes_per_step=sent,
         step_s=smooth.seconds / smooth.steps,
         ideal_per_s=smooth.steps_per_s * workers * share,
-        rough_per_s=rough.steps_per_s * workers * share,
+        rough_per_s=rough.steps_per_s * workers * share * useful,
         waited_share=rough.waited_share,
-        failures=rough.failures,
+        useful_share=useful,
     )
 
 
@@ -140,10 +158,10 @@ def _print(console: Console, points: Sequence[Point]) -> None:
             row: Mapping[int, Point] = {point.workers: point for point in here if point.plan == plan}
             table.add_row(plan, *(f"{row[size].rough_per_s:,.0f}" if size in row else "" for size in sizes))
         console.print(table)
-    days = _ROUGH["mtbf_s"] / 86400
+    days = _MTBF_S / 86400
     console.print(
-        f"fleets: workers and their steps differ by {_ROUGH['spread']:.0%} each (lognormal), each worker is lost once in "
-        f"{24 * days:.0f} hours; {_STEPS} steps",
+        f"workers and their steps differ by {_ROUGH['spread']:.0%} each (lognormal); each worker is lost once in "
+        f"{days:.0f} days: without copies of state all restart from a checkpoint (every 10 minutes; 2 minutes)",
         soft_wrap=True,
     )
 

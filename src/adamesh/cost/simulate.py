@@ -87,7 +87,7 @@ class Outcome:
         return self.steps / self.seconds if self.seconds else 0.0
 
 
-def simulate(fleet: Fleet, pace: Pace, rounds: int, seed: int = 0) -> Outcome:
+def simulate(fleet: Fleet, pace: Pace, rounds: int, seed: int = 0, most_s: float = float("inf")) -> Outcome:
     """Let a fleet make so many rounds; the same for the same seed.
 
     Args:
@@ -95,8 +95,9 @@ def simulate(fleet: Fleet, pace: Pace, rounds: int, seed: int = 0) -> Outcome:
         pace: how.
         rounds: useful ones.
         seed: of everything random.
+        most_s: give up then: a fleet that fails faster than it restarts gets nowhere.
     """
-    return _Simulation(fleet, pace, np.random.default_rng(seed)).run(rounds)
+    return _Simulation(fleet, pace, np.random.default_rng(seed)).run(rounds, most_s)
 
 
 _Kind = Literal["failure", "returned", "round"]
@@ -123,13 +124,13 @@ class _Simulation:
         """The number of the queued end of a round that counts; others were given up."""
         self._ends_s = 0.0
 
-    def run(self, rounds: int) -> Outcome:
+    def run(self, rounds: int, most_s: float) -> Outcome:
         """From the first event to the last useful round."""
         if self._pace.asynchronous:
             return self._run_asynchronous(rounds)
         self._expect_failure()
         self._begin_round(0.0)
-        while self._done < rounds:
+        while self._done < rounds and self._now_s < most_s:
             self._now_s, number, kind = heapq.heappop(self._queue)
             if kind == "returned":
                 self._present += 1
