@@ -12,7 +12,7 @@ from adamesh.train.launch import run_workers
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["leave", "made"]
+__all__ = ["collected", "leave", "made"]
 
 
 def made(module: str, course: "DataclassInstance", nproc: int, folder: Path) -> list[list[dict[str, Any]]]:
@@ -35,7 +35,12 @@ def made(module: str, course: "DataclassInstance", nproc: int, folder: Path) -> 
         raise KeyboardInterrupt
     if outcome.failure is not None:
         raise AdameshError(f"{outcome.failure.line()}; its log is {outcome.log}")
-    return [json.loads(_file_of(file, rank).read_text(encoding="utf-8")) for rank in range(nproc)]
+    return collected(file, nproc)
+
+
+def collected(course: Path, nproc: int) -> list[list[dict[str, Any]]]:
+    """Each worker's laps, as it has left them beside the course's file."""
+    return [json.loads(_file_of(course, rank).read_text(encoding="utf-8")) for rank in range(nproc)]
 
 
 def leave(course: Path, rank: int, laps: "Sequence[DataclassInstance]") -> None:

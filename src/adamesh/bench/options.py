@@ -16,6 +16,7 @@ __all__ = [
     "ElasticOptions",
     "LinkOptions",
     "ModelName",
+    "PlansOptions",
     "ResidualOptions",
     "StepOptions",
     "WireOptions",
@@ -104,6 +105,29 @@ class LinkOptions:
                 raise ConfigurationError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")
         if not self.contenders or len(set(self.contenders)) < len(self.contenders):
             raise ConfigurationError("--contenders: name at least one, and each once")
+
+
+@dataclass(frozen=True)
+class PlansOptions:
+    """What adamesh plan --json has foretold, beside what is measured."""
+
+    file: Path
+    """Of adamesh plan --json."""
+    plans: tuple[str, ...] = ()
+    """Names of plans in the file; not set: all of them."""
+    rounds: int = 8
+    """Every plan takes its turn once a round; medians are over rounds."""
+    steps: int = 5
+    """Of a turn, at least; whole periods of a schedule."""
+    memory: bool = True
+    """Find the allocator's peak too, over the first link."""
+    out: Path | None = None
+    """Folder for the result and logs; runs/TIME-bench-plans if not given."""
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "steps"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"--{name} {getattr(self, name)}: must be at least 1")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from adamesh.bench.options import (
     BalanceOptions,
     ElasticOptions,
     LinkOptions,
+    PlansOptions,
     ResidualOptions,
     StepOptions,
     WireOptions,
@@ -32,6 +33,7 @@ benchmarks:
            parameter, what is left over, and on how fast a link it pays.
   async    Training with one slow worker: every step together, and each worker at its own speed.
   balance  Training with one slow worker: equal shares of a batch, also with DDP, and shares by measured speed.
+  plans    What adamesh plan --json has foretold, beside measured step times, bytes and memory of each plan.
   elastic  Workers are killed or stopped, again and again: seconds to the next step, what was lost, how exact it is.
 
 adamesh bench NAME --help lists a benchmark's options.
@@ -114,6 +116,17 @@ examples:
   adamesh bench elastic --victims 2 --redundancy 3 --times 50
 """
 
+_PLANS_DESCRIPTION = """\
+Trains a task with every plan that adamesh plan --json has written, over every link in the file, in turns: hosts are
+made of network namespaces (as root), loopback needs none. Prints step time, bytes and peak memory, foretold and
+measured, and how far the recommended plan is from the fastest; writes JSON.
+
+examples:
+  adamesh plan digits --measure --link loopback 1gbit+64kb 100mbit+64kb --json digits.json
+  adamesh bench plans --file digits.json
+  adamesh bench plans --file digits.json --plans exact int4 every-16 --rounds 4
+"""
+
 
 def run(argv: Sequence[str]) -> int:
     """Run a benchmark; returns the exit code."""
@@ -144,6 +157,16 @@ def _link(arguments: Sequence[str]) -> int:
     from adamesh.bench.link import bench_link
 
     bench_link(options)
+    return 0
+
+
+def _plans(arguments: Sequence[str]) -> int:
+    options = parse(PlansOptions, arguments, command="adamesh bench plans", description=_PLANS_DESCRIPTION)
+    from rich.console import Console
+
+    from adamesh.bench.plans import bench_plans
+
+    bench_plans(options, Console(highlight=False, markup=False, width=max(150, Console().width)))
     return 0
 
 
@@ -193,5 +216,6 @@ _BENCHMARKS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "wire": _wire,
     "async": _async,
     "balance": _balance,
+    "plans": _plans,
     "elastic": _elastic,
 }

@@ -23,6 +23,7 @@ COMMANDS = {
     "compare": "Which is better? Train with several settings and seeds; say what is more than noise.",
     "report": "One page about a run, or several side by side: curves, events, configuration, figures.",
     "watch": "The same live, in a browser or in the terminal.",
+    "plan": "What will it cost, before one has the machines? Memory, bytes and time of each plan, and which to take.",
     "tasks": "List the tasks that can be trained.",
     "data": "List the data sets that tasks read, and fetch them from their publishers.",
     "check": "Is a model trained as with torch's own optimizer? With --nodes: can machines talk to each other?",
@@ -52,6 +53,7 @@ examples:
   adamesh doctor runs/first                     why does it not learn, or take so long?
   adamesh compare --over plan.up=exact,int8,int4 --seeds 3       does it cost anything to send less?
   adamesh watch runs/first                      how is it going?
+  adamesh plan text --world 8 --link 100mbit --device-memory 24GiB      what will it cost, and which plan fits?
   adamesh check digits --nproc 3                is it the same as with torch's AdamW?
   adamesh check --nodes --nproc 2               can the nodes of a run talk to each other?
 

@@ -1,0 +1,104 @@
+"""What each measuring worker executes: ``python -m adamesh.train.process adamesh.cost.measuring FOLDER``.
+
+The workers take a plan's steps at the same time, each by itself, so that what they share (cores, memory, caches) is
+shared as in training. Then two of them find out what a message costs on this machine.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from adamesh.comm.base import Communicator
+from adamesh.comm.process_group import process_mesh
+from adamesh.cost.calibrate import Course
+from adamesh.cost.case import open_case
+from adamesh.cost.links import Link
+from adamesh.cost.rehearse import Stage
+from adamesh.train.config import load_config
+from adamesh.train.settings import PlanSettings
+
+__all__ = ["main"]
+
+_SWAPS = 100
+_SIDE = 256
+_BULK = 8 << 20
+_BULKS = 10
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure; the first worker leaves what was found in the folder."""
+    folder = Path(arguments[0])
+    plain = json.loads((folder / "course.json").read_text(encoding="utf-8"))
+    course = Course(**{**plain, "plans": tuple(plain["plans"])})
+    case = open_case(load_config(folder / "config.toml"), course.world)
+    dist.init_process_group("gloo")
+    try:
+        batches = case.micro_batches()
+        stages = [Stage(case, PlanSettings(**plan), batches) for plan in course.plans]
+        for number in range(course.rounds):
+            # In turns, and in both directions, so that what else the machine does falls on all plans alike.
+            for stage in stages if number % 2 else stages[::-1]:
+                dist.barrier()
+                stage.round()
+        rehearsals = [stage.seen() for stage in stages]
+        loopback = None
+        if dist.get_world_size() > 1:
+            loopback = _loopback(process_mesh(None, torch.device("cpu"), None).world)
+        if dist.get_rank() == 0:
+            found = {
+                "loopback": None if loopback is None else asdict(loopback),
+                "rehearsals": [asdict(rehearsed) for rehearsed in rehearsals],
+            }
+            (folder / "found.json").write_text(json.dumps(found), encoding="utf-8")
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+    return 0
+
+
+def _loopback(comm: Communicator) -> Link:
+    """Latency of short messages, then bandwidth and a processor's time for bytes."""
+    swap_s = _swap_s(comm)
+    post_s = []
+    send = torch.zeros(_BULK * comm.size, dtype=torch.uint8)
+    recv = torch.zeros_like(send)
+    bulks, cpu_s = [], time.process_time()
+    for _ in range(_BULKS):
+        start_s = time.perf_counter()
+        work = comm.all_to_all(recv, send)
+        post_s.append((time.perf_counter() - start_s) / (comm.size - 1))
+        work.wait()
+        bulks.append(time.perf_counter() - start_s)
+    sent = _BULK * (comm.size - 1)
+    message_s = min(statistics.median(post_s), swap_s / 2)
+    return Link(
+        "loopback",
+        bytes_per_s=sent / statistics.median(bulks),
+        latency_s=swap_s - message_s,
+        message_s=message_s,
+        cpu_s_per_byte=(time.process_time() - cpu_s) / (_BULKS * sent),
+        is_loopback=True,
+    )
+
+
+def _swap_s(comm: Communicator) -> float:
+    """Of a short message between steps of work, as a step's own are: who was asleep has to wake up.
+
+    Who comes last waits for nobody; its time is the message's.
+    """
+    matrix = torch.ones(_SIDE, _SIDE)
+    message, took = bytes(256), np.empty(_SWAPS)
+    for number in range(_SWAPS):
+        torch.mm(matrix, matrix)
+        start_s = time.perf_counter()
+        comm.swap(message)
+        took[number] = time.perf_counter() - start_s
+    everybodys = [np.frombuffer(answer) for answer in comm.exchange(took.tobytes(), "latency")]
+    return float(np.median(np.min(everybodys, axis=0)))

@@ -1,0 +1,27 @@
+"""``adamesh plan`` as it is typed."""
+
+import json
+
+from adamesh.cli.main import main
+
+
+def test_plan_says_what_fits_and_what_to_take(tmp_path, capsys):
+    file = tmp_path / "plan.json"
+    argv = ["plan", "mlp", "--link", "100mbit", "10gbit", "--device-memory", "600KiB"]
+    assert main([*argv, "--json", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "<- recommended" in out
+    assert "adamesh train mlp" in out
+    found = json.loads(file.read_text())
+    slow, fast = (found["links"][link]["plans"] for link in ("100mbit", "10gbit"))
+    assert all(a["step_s"] >= b["step_s"] for a, b in zip(slow, fast, strict=True))
+    assert {plan["fits"] for plan in slow} == {True, False}
+    assert all(plan["fits"] == (plan["memory"]["peak"] <= 600 * 1024) for plan in slow)
+    assert "does not fit" in out
+    assert file.with_suffix(".toml").exists()
+
+
+def test_what_makes_no_sense_is_refused_in_one_line(capsys):
+    for argv in (["--link", "fast"], ["--device-memory", "24"], ["--world", "0"], ["--plan.sync", "async"]):
+        assert main(["plan", *argv]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
