@@ -31,7 +31,7 @@ examples:
   adamesh find-lr run.toml --optim.rule sgd --optim.momentum 0.9
 """
 
-_OWN = ("--lowest", "--highest", "--steps-per-decade", "--seeds", "--out", "--eval-every", "--checkpoint-every")
+_OWN = ("--lowest", "--highest", "--steps-per-decade", "--seeds", "--out")
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _report(argv: Sequence[str], folder: Path, size: int) -> int:
     config = load_config(folder / "config.toml")
     curves = read_curves(folder)
     verdict = judge(curves)
-    command = None if verdict.rate is None else train_command(argv, _OWN, {"--optim.lr": [f"{verdict.rate:g}"]})
+    command = None if verdict.rate is None else train_command(argv, _OWN, {"optim.lr": f"{verdict.rate:g}"})
     asked = {
         "task": config.task,
         "rule": config.optim.rule,

@@ -22,6 +22,7 @@ COMMANDS = {
     "doctor": "What is wrong with a run? Symptoms, evidence, what to try, and the command to type.",
     "find-lr": "Which learning rate? Let it rise while the model trains, and say what the loss tells.",
     "compare": "Which is better? Train with several settings and seeds; say what is more than noise.",
+    "sweep": "The best of many settings: Optuna proposes, trials that fall behind are ended early.",
     "report": "One page about a run, or several side by side: curves, events, configuration, figures.",
     "watch": "The same live, in a browser or in the terminal.",
     "tasks": "List the tasks that can be trained.",
@@ -53,6 +54,7 @@ examples:
   adamesh doctor runs/first                     why does it not learn, or take so long?
   adamesh find-lr my_task.py                    which learning rate?
   adamesh compare --over plan.up=exact,int8,int4 --seeds 3       does it cost anything to send less?
+  adamesh sweep --search optim.lr=1e-4..1e-1:log --search plan.up=exact,int8      the best of many
   adamesh watch runs/first                      how is it going?
   adamesh check digits --nproc 3                is it the same as with torch's AdamW?
 

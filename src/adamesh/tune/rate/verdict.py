@@ -158,7 +158,7 @@ def _decided(rates: Sequence[float], marks: Marks, learnt: Interval | None) -> t
     rate = broken / _BELOW_DIVERGENCE
     reason = (
         f"{fell} (noise {marks.noise:.2g}), steepest at {rates[marks.steepest_at]:.2g}, lowest at "
-        f"{rates[marks.lowest_at]:.2g}; at {broken:.2g} half of that is lost again, and a tenth of that rate is usually "
-        "close to the best for a whole run"
+        f"{rates[marks.lowest_at]:.2g}; at {broken:.2g} half of that is lost again, and a tenth of that rate is "
+        "usually close to the best for a whole run"
     )
     return rounded(rate), reason, ""
