@@ -16,6 +16,8 @@ _LOST = 0.5
 """It has broken down where so much of the fall is lost again."""
 _CHANCE = 0.01
 """That noise alone is taken for a fall."""
+_ROUNDING = 1e-6
+"""Of a loss in float32."""
 _SURE = 0.99
 """Confidence that something was learnt of the inputs."""
 _WIDTHS_PER_DECADE = 6.0
@@ -139,7 +141,7 @@ def _learnt(looks: Sequence[Look], marks: Marks, per_decade: float) -> Interval 
 def _decided(rates: Sequence[float], marks: Marks, learnt: Interval | None) -> tuple[float | None, str, str]:
     """The suggestion, its reason, and what to try if there is none."""
     fell = f"the loss falls from {marks.start:.4g} to {marks.lowest:.4g}"
-    if marks.fall <= marks.by_chance or marks.fall <= 0:
+    if marks.fall <= max(marks.by_chance, _ROUNDING * abs(marks.start)):
         reason = (
             f"the loss does not fall beyond its noise: by {max(0.0, marks.fall):.2g} at the most, where noise alone "
             f"makes {marks.by_chance:.2g}"

@@ -1,7 +1,7 @@
 """What a sweep has found: the best trials as a table, sweep.json, and Optuna's pictures."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,9 @@ def plots(book: StudyBook, names: Sequence[str], folder: Path) -> list[str]:
     import optuna.visualization.matplotlib as pictures
 
     lines = []
-    wanted = [("sweep-slice.png", lambda: pictures.plot_slice(book.study, params=list(names)))]
+    wanted: list[tuple[str, Callable[[], Any]]] = [
+        ("sweep-slice.png", lambda: pictures.plot_slice(book.study, params=list(names)))
+    ]
     if book.importances():
         wanted.append(("sweep-importance.png", lambda: pictures.plot_param_importances(book.study)))
     for file, draw in wanted:

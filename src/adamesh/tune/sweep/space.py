@@ -133,12 +133,12 @@ def _range(text: str, part: str, kind: type) -> Range:
         low, high = kind(low_text), kind(high_text)
     except ValueError:
         raise ConfigurationError(f"--search {text}: {numbers} is no range of a {kind.__name__}; {_FORM}") from None
-    scale = scale or "linear"
-    if scale not in get_args(Scale):
+    known: dict[str, Scale] = {"": "linear", "log": "log", "near1": "near1"}
+    if scale not in known:
         raise ConfigurationError(f"--search {text}: unknown scale {scale!r}; take log, near1 or none")
     if not (isfinite(low) and isfinite(high) and low < high):
         raise ConfigurationError(f"--search {text}: {low_text} must be below {high_text}, and both finite")
     if (scale == "log" and low <= 0) or (scale == "near1" and (high >= 1 or kind is int)):
         rule = "log needs numbers above 0" if scale == "log" else "near1 needs numbers below 1"
         raise ConfigurationError(f"--search {text}: {rule}, not {numbers}")
-    return Range(low, high, scale, whole=kind is int)
+    return Range(low, high, known[scale], whole=kind is int)
