@@ -80,7 +80,9 @@ def plot(verdict: Verdict, curves: Sequence[Curve], title: str, file: Path) -> s
     above.plot(verdict.rates[: len(marks.smooth)], marks.smooth, color="C0", linewidth=2)
     above.axhspan(marks.start - marks.by_chance, marks.start, color="C0", alpha=0.15, linewidth=0)
     for color, (name, step) in zip(("C1", "C4", "C3"), _seen(marks).items(), strict=False):
-        above.axvline(verdict.rates[step], color=color, linestyle=":", label=f"{name} {verdict.rates[step]:.2g}")
+        above.axvline(
+            verdict.rates[step], color=color, linestyle=":", label=f"{name.replace('_', ' ')} {verdict.rates[step]:.2g}"
+        )
     if verdict.rate is not None:
         above.axvline(verdict.rate, color="k", label=f"suggested {verdict.rate:g}")
     margin = 0.1 * (max(marks.smooth) - marks.lowest) + 2 * marks.noise

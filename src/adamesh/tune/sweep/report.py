@@ -17,6 +17,7 @@ from adamesh.tune.sweep.sweep import Proposer
 __all__ = ["plots", "print_sweep", "ranked", "write_record"]
 
 _MOST_ROWS = 10
+_INCHES_A_SLICE = 4.0
 
 
 def ranked(book: StudyBook) -> list[Any]:
@@ -78,16 +79,17 @@ def plots(book: StudyBook, names: Sequence[str], folder: Path) -> list[str]:
     import optuna.visualization.matplotlib as pictures
 
     lines = []
-    wanted: list[tuple[str, Callable[[], Any]]] = [
-        ("sweep-slice.png", lambda: pictures.plot_slice(book.study, params=list(names)))
+    wanted: list[tuple[str, float, Callable[[], Any]]] = [
+        ("sweep-slice.png", _INCHES_A_SLICE * len(names), lambda: pictures.plot_slice(book.study, params=list(names)))
     ]
     if book.importances():
-        wanted.append(("sweep-importance.png", lambda: pictures.plot_param_importances(book.study)))
-    for file, draw in wanted:
+        wanted.append(("sweep-importance.png", _INCHES_A_SLICE, lambda: pictures.plot_param_importances(book.study)))
+    for file, inches, draw in wanted:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Optuna calls all of its pictures experimental
             axes = draw()
             figure = (axes if hasattr(axes, "figure") else axes.flat[0]).figure
+            figure.set_size_inches(max(2 * _INCHES_A_SLICE, inches), _INCHES_A_SLICE)
             figure.savefig(folder / file, dpi=110, bbox_inches="tight")
             plt.close(figure)
         lines.append(f"plot in {folder / file}")
