@@ -23,7 +23,7 @@ from adamesh.tune.results import FAILURE
 from adamesh.tune.sweep.report import plots, print_sweep, ranked, write_record
 from adamesh.tune.sweep.space import read_searches
 from adamesh.tune.sweep.study import JOURNAL, StudyBook, failure_of
-from adamesh.tune.sweep.sweep import Proposer, alone_in, sweep
+from adamesh.tune.sweep.sweep import Evaluations, Proposer, alone_in, sweep
 from tests.unit.tune.trials import BASE, leave
 
 LR = "optim.lr=1e-4..1:log"
@@ -166,6 +166,26 @@ def test_an_interruption_leaves_running_trials_to_be_gone_on_with(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         sweep(book, proposer, 2, 1, Silent(), start)
     assert opened(tmp_path)[0].repeated == 1
+
+
+def test_evaluations_are_read_once_each_as_they_come_and_anew_from_a_new_file(tmp_path):
+    _, proposer = opened(tmp_path)
+    trial = proposer.trial({"optim.lr": 0.1}, 0)
+    evaluations, metrics = Evaluations(trial), trial.folder / "metrics.jsonl"
+    assert evaluations.read() == []
+    trial.folder.mkdir(parents=True)
+    with metrics.open("a") as file:
+        for text, known in (
+            ('{"step": 1, "eval_loss": 2.0}\n{"step": 2, "lo', [2.0]),
+            ('ss": 9}\n{"eval_loss": 1.0}\n', [2.0, 1.0]),
+        ):
+            file.write(text)
+            file.flush()
+            assert evaluations.read() == known
+    new = tmp_path / "new"
+    new.write_text('{"eval_loss": 3.0}\n')
+    new.replace(metrics)
+    assert evaluations.read() == evaluations.read() == [3.0]
 
 
 @given(low=st.floats(1e-6, 1e-1), ratio=st.floats(1.1, 1e4), share=st.floats(0, 1))

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from adamesh.tune.running import LOOK_EVERY_S, Running, Start, begun, end, inter
 from adamesh.tune.sweep.space import Dimension, Numbers
 from adamesh.tune.sweep.study import StudyBook
 
-__all__ = ["Proposer", "alone_in", "sweep"]
+__all__ = ["Evaluations", "Proposer", "alone_in", "sweep"]
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,46 @@ class Proposer:
         ]
 
 
+class Evaluations:
+    """The objective at each evaluation of a trial, as its ``metrics.jsonl`` grows.
+
+    Args:
+        trial: which may not have begun.
+    """
+
+    def __init__(self, trial: Trial) -> None:
+        self._path = trial.folder / "metrics.jsonl"
+        self._name = f"eval_{trial.config.best_metric}"
+        self._file: tuple[int, int] = (0, 0)
+        """Which one it was, and up to where it is known: a trial that is repeated gets a new one."""
+        self._values: list[float] = []
+
+    def read(self) -> list[float]:
+        """All so far; NaN where one is not finite."""
+        try:
+            with self._path.open("rb") as file:
+                inode = os.fstat(file.fileno()).st_ino
+                if inode != self._file[0]:
+                    self._file, self._values = (inode, 0), []
+                file.seek(self._file[1])
+                whole, newline, _ = file.read().rpartition(b"\n")
+        except FileNotFoundError:
+            return []
+        self._file = (inode, self._file[1] + len(whole) + len(newline))
+        for line in whole.splitlines():
+            value = json.loads(line).get(self._name, self)
+            if value is not self:
+                self._values.append(float("nan") if value is None else float(value))
+        return self._values
+
+
 @dataclass
 class _Turn:
     """A trial that runs now."""
 
     number: int
     running: Running
+    evaluations: Evaluations
     pruned: bool = False
 
 
@@ -148,18 +183,6 @@ def sweep(
             display.end()
 
 
-def evaluations(trial: Trial) -> list[float]:
-    """The objective at each evaluation so far."""
-    name = f"eval_{trial.config.best_metric}"
-    try:
-        text = (trial.folder / "metrics.jsonl").read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return []
-    whole, _, _ = text.rpartition("\n")
-    found = (json.loads(line) for line in whole.splitlines() if name in line)
-    return [float("nan") if line[name] is None else float(line[name]) for line in found]
-
-
 def _proposed(book: StudyBook, proposer: Proposer, jobs: int, start: Start, say: Callable[[str], None]) -> _Turn | None:
     """The next trial, started; None: what was proposed cannot be trained."""
     number, numbers, folder_number = book.propose()
@@ -169,11 +192,11 @@ def _proposed(book: StudyBook, proposer: Proposer, jobs: int, start: Start, say:
         book.failed(number, str(error), diverged=False)
         say(f"trial {number}: {error}")
         return None
-    return _Turn(number, begun(trial, jobs, start))
+    return _Turn(number, begun(trial, jobs, start), Evaluations(trial))
 
 
 def _follow(book: StudyBook, turn: _Turn) -> None:
-    if not turn.pruned and book.falls_behind(turn.number, evaluations(turn.running.trial)):
+    if not turn.pruned and book.falls_behind(turn.number, turn.evaluations.read()):
         turn.pruned = True
         turn.running.process.send_signal(signal.SIGINT)
 
@@ -181,7 +204,7 @@ def _follow(book: StudyBook, turn: _Turn) -> None:
 def _conclude(book: StudyBook, turn: _Turn, say: Callable[[str], None]) -> None:
     trial, number = turn.running.trial, turn.number
     result = read_trial(trial)
-    name, values = f"trial {number}: {trial.arm.name}", evaluations(trial)
+    name, values = f"trial {number}: {trial.arm.name}", turn.evaluations.read()
     if result.finished:
         value = result.metrics[trial.config.best_metric]
         book.falls_behind(number, values)  # for the others' sake: it is at its end itself
