@@ -70,9 +70,10 @@ def run(argv: Sequence[str]) -> int:
     from adamesh.train.folder import free_folder
     from adamesh.train.progress import display_for
     from adamesh.tune.arms import Budget, make_arms, make_trials, read_overs
-    from adamesh.tune.compare import compare, jobs_at_once
+    from adamesh.tune.compare import compare
     from adamesh.tune.plot import plot
     from adamesh.tune.record import write_record
+    from adamesh.tune.running import cores, jobs_at_once
     from adamesh.tune.table import print_comparison
 
     arms = make_arms(config, read_overs(options.over, options.optim), Budget(options.budget_s))
@@ -80,8 +81,8 @@ def run(argv: Sequence[str]) -> int:
     if (folder / "config.toml").exists():
         raise ConfigurationError(f"out = {folder}: holds a run; choose another --out")
     trials = make_trials(arms, options.seeds, folder)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    jobs = options.jobs or jobs_at_once(arms, cores, timed=options.budget_s is not None)
+    most_workers = max(arm.config.nproc for arm in arms)
+    jobs = options.jobs or jobs_at_once(most_workers, cores(), timed=options.budget_s is not None)
     console = Console(highlight=False, markup=False)
     try:
         results = compare(arms, trials, jobs, display_for(True, console, "trial"))

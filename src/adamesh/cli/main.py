@@ -20,7 +20,9 @@ COMMANDS = {
     "predict": "What a trained model says of new inputs.",
     "export": "Write a trained model as one safetensors file.",
     "doctor": "What is wrong with a run? Symptoms, evidence, what to try, and the command to type.",
+    "find-lr": "Which learning rate? Let it rise while the model trains, and say what the loss tells.",
     "compare": "Which is better? Train with several settings and seeds; say what is more than noise.",
+    "sweep": "The best of many settings: Optuna proposes, trials that fall behind are ended early.",
     "report": "One page about a run, or several side by side: curves, events, configuration, figures.",
     "watch": "The same live, in a browser or in the terminal.",
     "plan": "What will it cost, before one has the machines? Memory, bytes and time of each plan, and which to take.",
@@ -51,7 +53,9 @@ examples:
   adamesh data fetch ml-100k                    a data set, from its publisher
   adamesh predict runs/first images.npy         what does the trained model say?
   adamesh doctor runs/first                     why does it not learn, or take so long?
+  adamesh find-lr my_task.py                    which learning rate?
   adamesh compare --over plan.up=exact,int8,int4 --seeds 3       does it cost anything to send less?
+  adamesh sweep --search optim.lr=1e-4..1e-1:log --search plan.up=exact,int8      the best of many
   adamesh watch runs/first                      how is it going?
   adamesh plan text --world 8 --link 100mbit --device-memory 24GiB      what will it cost, and which plan fits?
   adamesh check digits --nproc 3                is it the same as with torch's AdamW?
@@ -77,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.4)
             meant = f"did you mean {near[0]}? " if near else ""
             raise ConfigurationError(f"unknown command {name}; {meant}the commands are {', '.join(COMMANDS)}")
-        code: int = importlib.import_module(f"adamesh.cli.{name}").run(arguments)
+        code: int = importlib.import_module(f"adamesh.cli.{name.replace('-', '_')}").run(arguments)
         sys.stdout.flush()  # where it goes to a file, this is when a full disk shows
         return code
     except (ConfigurationError, DataError, CheckpointError) as error:

@@ -15,7 +15,7 @@ import tyro
 
 from adamesh.errors import ConfigurationError
 
-__all__ = ["FLAT", "is_given", "parse"]
+__all__ = ["FLAT", "is_given", "option_of", "parse"]
 
 OptionsT = TypeVar("OptionsT")
 
@@ -65,7 +65,7 @@ def parse(
 
 def is_given(argv: Sequence[str], option: str) -> bool:
     """Whether ``option``, such as ``--steps``, stands on the command line."""
-    return any(_option_of(token) == option for token in argv)
+    return any(option_of(token) == option for token in argv)
 
 
 def _options(record: type, prefix: str = "--") -> Iterator[tuple[str, Any]]:
@@ -86,14 +86,14 @@ def _options(record: type, prefix: str = "--") -> Iterator[tuple[str, Any]]:
                 yield f"{prefix}no-{name}", hint
 
 
-def _option_of(token: str) -> str:
+def option_of(token: str) -> str:
     """``--batch_size=4`` is the option ``--batch-size``; a negative number is none."""
     return token.partition("=")[0].replace("_", "-") if re.match(r"--?[A-Za-z]", token) else ""
 
 
 def _refuse_unknown(argv: Sequence[str], known: dict[str, Any], command: str) -> None:
     for token in argv:
-        option = _option_of(token)
+        option = option_of(token)
         if option and option not in known and option not in ("-h", "--help"):
             nearest = max([*known, "--help"], key=lambda other: _likeness(option, other))
             raise ConfigurationError(
@@ -143,7 +143,7 @@ def _from_tyro(complaint: str, argv: Sequence[str], known: dict[str, Any]) -> st
 def _value_of(option: str, argv: Sequence[str]) -> str:
     """What was typed for an option, the last time it was typed."""
     for position in reversed(range(len(argv))):
-        if _option_of(argv[position]) == option:
+        if option_of(argv[position]) == option:
             _, joined, value = argv[position].partition("=")
             rest = iter(argv[position + 1 :])
             return value if joined else next(rest, "")

@@ -1,7 +1,7 @@
 """One optimizer step of one worker: its part of the global batch, weighted so that any cut is exact."""
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -54,16 +54,26 @@ class Stepper:
         model: on the run's device, in training mode.
         optimizer: of the model's parameters, not loaded yet: its learning rates are the initial ones.
         tells: let all workers know of each other, with the step itself, what they bring into it.
+        factor: on the initial learning rates at each step, from 0; None: the run's schedule.
     """
 
-    def __init__(self, run: Run, model: nn.Module, optimizer: AnyOptimizer, *, tells: bool = False) -> None:
+    def __init__(
+        self,
+        run: Run,
+        model: nn.Module,
+        optimizer: AnyOptimizer,
+        *,
+        tells: bool = False,
+        factor: Callable[[int], float] | None = None,
+    ) -> None:
         self._run = run
         self._model = model
         self._optimizer = optimizer
         self._tells = tells
         self._loader = Loader(run)
         self._vitals = Vitals(model, run.config.log_every)
-        self._total_steps = run.total_steps()
+        schedule, total_steps = run.config.schedule, run.total_steps()
+        self._factor = factor or (lambda step: lr_factor(schedule, step, total_steps))
         groups = optimizer.param_groups
         # A newcomer's optimizer has taken over the learning rates of a step under way.
         self._initial_lrs = [optimizer.defaults["lr"] if tells else group["lr"] for group in groups]
@@ -76,7 +86,7 @@ class Stepper:
             shares: the shares of the global batch that this worker computes; None: its own.
         """
         config, workers = self._run.config, self._run.workers
-        factor = lr_factor(config.schedule, step, self._total_steps)
+        factor = self._factor(step)
         for group, initial_lr in zip(self._optimizer.param_groups, self._initial_lrs, strict=True):
             group["lr"] = initial_lr * factor
         if isinstance(self._optimizer, MeshOptimizer):

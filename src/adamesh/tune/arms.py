@@ -12,7 +12,7 @@ from adamesh.train.config import changed, known_keys, nearest_key
 from adamesh.train.folder import checked
 from adamesh.train.settings import RunConfig
 
-__all__ = ["Arm", "Budget", "Trial", "make_arms", "make_trials", "read_overs"]
+__all__ = ["Arm", "Budget", "Trial", "make_arm", "make_arms", "make_trials", "read_overs", "require_comparable"]
 
 Over = tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]
 """Keys of the configuration that change together, and what they are set to in turn; keys at the end may be left out."""
@@ -86,18 +86,26 @@ def read_overs(overs: Sequence[str], optim: str | None) -> list[Over]:
         if max(map(len, values)) > len(keys):
             raise ConfigurationError(f"--over {text}: has values for more keys than it names, {':'.join(keys)}")
         for key in keys:
-            if key in _NOT_COMPARED:
-                raise ConfigurationError(f"--over {text}: {key} cannot be compared; {_NOT_COMPARED[key]}")
-            if key not in known_keys():
-                raise ConfigurationError(
-                    f"--over {text}: unknown key {key}; the nearest known key is {nearest_key(key)}"
-                )
+            require_comparable(key, f"--over {text}")
             if key in [*(known for earlier, _ in found for known in earlier)] or keys.count(key) > 1:
                 raise ConfigurationError(f"--over {text}: {key} stands there twice; keep one")
         if len(set(values)) < len(values):
             raise ConfigurationError(f"--over {text}: one of its values stands there twice; keep one")
         found.append((keys, values))
     return found
+
+
+def require_comparable(key: str, said: str) -> None:
+    """Refuse a key that is none, or whose values would make losses incomparable.
+
+    Args:
+        key: of the configuration, dotted.
+        said: what the user typed, for the error.
+    """
+    if key in _NOT_COMPARED:
+        raise ConfigurationError(f"{said}: {key} cannot be compared; {_NOT_COMPARED[key]}")
+    if key not in known_keys():
+        raise ConfigurationError(f"{said}: unknown key {key}; the nearest known key is {nearest_key(key)}")
 
 
 def make_arms(config: RunConfig, overs: Sequence[Over], budget: Budget) -> list[Arm]:
@@ -119,16 +127,31 @@ def make_arms(config: RunConfig, overs: Sequence[Over], budget: Budget) -> list[
             for (keys, _), texts in zip(overs, values, strict=True)
             for setting in zip(keys, texts, strict=False)
         )
-        mine = config
-        try:
-            # The rule first: which numbers may be set depends on it.
-            for key, value in sorted(settings, key=lambda setting: setting[0] != "optim.rule"):
-                mine = changed(mine, key, value)
-            mine = checked(_budgeted(mine, base, budget), mine.nproc)
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{Arm(settings, mine).name}: {error}") from error
-        arms.append(Arm(settings, mine))
+        arms.append(make_arm(config, settings, base, budget))
     return arms
+
+
+def make_arm(config: RunConfig, settings: tuple[tuple[str, str], ...], base: RunConfig, budget: Budget) -> Arm:
+    """The arm with these settings, on everybody's budget.
+
+    Args:
+        config: of all arms.
+        settings: keys and values.
+        base: ``config``, resolved: its samples are the budget.
+        budget: if not that.
+
+    Raises:
+        ConfigurationError: the settings are wrong, or do not fit each other.
+    """
+    mine = config
+    try:
+        # The rule first: which numbers may be set depends on it.
+        for key, value in sorted(settings, key=lambda setting: setting[0] != "optim.rule"):
+            mine = changed(mine, key, value)
+        mine = checked(_budgeted(mine, base, budget), mine.nproc)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{Arm(settings, mine).name}: {error}") from error
+    return Arm(settings, mine)
 
 
 def make_trials(arms: Sequence[Arm], num_seeds: int, folder: Path) -> list[Trial]:

@@ -1,41 +1,14 @@
 """Runs the trials of a comparison: in turn, or side by side; those that are finished already are not repeated."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
+from collections.abc import Sequence
 
-from adamesh.train.folder import begin_run
 from adamesh.train.progress import Display
 from adamesh.tune.arms import Arm, Trial
 from adamesh.tune.results import ArmResult, TrialResult, read_trial
+from adamesh.tune.running import LOOK_EVERY_S, Running, Start, begun, end, interruptible, start_trial, steps_of
 
-__all__ = ["Start", "compare", "jobs_at_once", "start_trial"]
-
-_LOOK_EVERY_S = 0.2
-_LAST_LINE_BYTES = 4096
-
-Start = Callable[[Trial, int], "subprocess.Popen[bytes]"]
-"""Starts a trial that is one of so many at once."""
-
-
-@dataclass
-class _Running:
-    trial: Trial
-    process: "subprocess.Popen[bytes]"
-
-
-def jobs_at_once(arms: Sequence[Arm], cores: int, *, timed: bool) -> int:
-    """How many trials the machine has cores for, one for each worker; one where the clock decides."""
-    return 1 if timed else max(1, cores // max(arm.config.nproc for arm in arms))
+__all__ = ["compare"]
 
 
 def compare(
@@ -59,7 +32,7 @@ def compare(
     """
     results = {trial: read_trial(trial) for trial in trials}
     waiting = [trial for trial in trials if not results[trial].finished]
-    running: list[_Running] = []
+    running: list[Running] = []
     done = len(trials) - len(waiting)
     header = [
         ("arms", f"{len(arms)}, {len(trials)} trials, {jobs} at once"),
@@ -67,62 +40,28 @@ def compare(
         *([("found", f"{done} finished trials, not repeated")] if done else []),
     ]
     display.begin(header, done, len(trials))
-    with _interruptible():
+    with interruptible():
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
-                    running.append(_begun(waiting.pop(0), jobs, start or start_trial))
-                time.sleep(_LOOK_EVERY_S)
+                    running.append(begun(waiting.pop(0), jobs, start or start_trial))
+                time.sleep(LOOK_EVERY_S)
                 for ended in [one for one in running if one.process.poll() is not None]:
                     running.remove(ended)
                     results[ended.trial] = _result(ended)
                     done += 1
                     display.say(_line(ended.trial, results[ended.trial]))
-                if steps := _steps(running):
+                if steps := steps_of(running):
                     display.step(done, steps)
         except BaseException:
-            _end(running)
+            end(running)
             raise
         finally:
             display.end()
     return [ArmResult(arm, [results[trial] for trial in trials if trial.arm is arm]) for arm in arms]
 
 
-def start_trial(trial: Trial, jobs: int) -> "subprocess.Popen[bytes]":
-    """The trial as a run of its own: what it prints goes to ``output.log``, Ctrl-C does not reach it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = str(max(1, cores // (trial.config.nproc * jobs)))
-    command = [sys.executable, "-m", "adamesh.train.process", "adamesh.tune.trial", str(trial.folder)]
-    with (trial.folder / "output.log").open("ab") as log:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            env={"OMP_NUM_THREADS": threads} | os.environ,
-        )
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM is an interruption too; and so is SIGINT where a shell has told its background jobs to ignore it."""
-    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    previous = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _begun(trial: Trial, jobs: int, start: Start) -> _Running:
-    if not (trial.folder / "config.toml").is_file():
-        begin_run(trial.config, trial.config.nproc, datetime.now())
-    return _Running(trial, start(trial, jobs))
-
-
-def _result(ended: _Running) -> TrialResult:
+def _result(ended: Running) -> TrialResult:
     result = read_trial(ended.trial)
     if result.finished or result.failure is not None:
         return result
@@ -135,35 +74,3 @@ def _line(trial: Trial, result: TrialResult) -> str:
         return f"{trial.name}: failed: {result.failure}"
     metrics = "  ".join(f"{name} {value:.4g}" for name, value in result.metrics.items())
     return f"{trial.name}: {metrics}  ({result.seconds:.1f} s)"
-
-
-def _steps(running: Sequence[_Running]) -> dict[str, float]:
-    """How far the trials are that run now, for the display."""
-    found: dict[str, float] = {}
-    for number, one in enumerate(running, start=1):
-        step = _last_step(one.trial.folder / "metrics.jsonl")
-        if step is not None:
-            found["at step" if len(running) == 1 else f"({number}) at step"] = step
-    return found
-
-
-def _last_step(path: Path) -> int | None:
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_LINE_BYTES))
-            step = json.loads(file.read().splitlines()[-1])["step"]
-    except (OSError, ValueError, IndexError, KeyError):
-        return None  # nothing yet, or a line that is being written
-    return int(step)
-
-
-def _end(running: Sequence[_Running]) -> None:
-    """Ask the trials to save and end, and wait; whoever does not want to wait interrupts again."""
-    for one in running:
-        one.process.send_signal(signal.SIGINT)
-    for one in running:
-        try:
-            one.process.wait()
-        except KeyboardInterrupt:
-            one.process.send_signal(signal.SIGINT)  # the second one kills the workers
-            one.process.wait()

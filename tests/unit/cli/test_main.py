@@ -25,7 +25,7 @@ def test_help_names_every_command_and_every_command_exists(capsys):
     for name, sentence in COMMANDS.items():
         assert name in out
         assert sentence in out
-        assert callable(importlib.import_module(f"adamesh.cli.{name}").run)
+        assert callable(importlib.import_module(f"adamesh.cli.{name.replace('-', '_')}").run)
 
 
 @pytest.mark.parametrize("argv", [[name] for name in COMMANDS] + [["bench", "step"]], ids=" ".join)

@@ -15,10 +15,11 @@ from rich.console import Console
 from adamesh.errors import ConfigurationError
 from adamesh.train.progress import Lines, Silent
 from adamesh.tune.arms import Arm
-from adamesh.tune.compare import compare, jobs_at_once
+from adamesh.tune.compare import compare
 from adamesh.tune.plot import plot
 from adamesh.tune.record import write_record
 from adamesh.tune.results import FAILURE, ArmResult, TrialResult
+from adamesh.tune.running import jobs_at_once
 from adamesh.tune.table import print_comparison
 from tests.unit.tune.trials import BASE, compared, comparison, leave
 
@@ -126,8 +127,8 @@ def test_a_folder_of_other_trials_is_refused(tmp_path, results):
 
 def test_as_many_trials_run_at_once_as_there_are_cores_for_and_one_where_the_clock_decides(tmp_path):
     arms, trials = comparison(tmp_path, "nproc=1,2")
-    assert [jobs_at_once(arms, cores, timed=False) for cores in (1, 2, 5)] == [1, 1, 2]
-    assert jobs_at_once(arms, 64, timed=True) == 1
+    assert [jobs_at_once(2, cores, timed=False) for cores in (1, 2, 5)] == [1, 1, 2]
+    assert jobs_at_once(2, 64, timed=True) == 1
 
     def end(trial):
         leave(trial.folder, [1.0])

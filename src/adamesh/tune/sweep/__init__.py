@@ -1,0 +1,1 @@
+"""The best of many settings: Optuna proposes them, trials are runs, those that fall behind are ended."""
