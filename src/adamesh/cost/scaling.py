@@ -112,7 +112,9 @@ def _asynchronous(session: Session, workers: int, sent: float, share: int, usefu
     points = []
     for link in session.request.links:
         work_s = next(f for f in session.forecasts[link.name] if f.candidate.name == "exact").timing.work_s
-        pace = Pace(work_s, sent / link.bytes_per_s, asynchronous=True)
+        # A push to every owner and an answer from each.
+        exposed_s = sent / link.bytes_per_s + 2 * (link.latency_s + (workers - 1) * link.message_s)
+        pace = Pace(work_s, exposed_s, asynchronous=True)
         smooth, rough = simulate(Fleet(workers), pace, 64), simulate(Fleet(workers, **_ROUGH), pace, _STEPS)
         candidate = Candidate("async", session.case.config.plan, Effect.RARE)
         points.append(_point(link.name, candidate, workers, sent, share, smooth, rough, useful))
