@@ -1,9 +1,10 @@
 """The command itself, in processes of its own, as a user runs it."""
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -48,15 +49,25 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture
-def start(environment: dict[str, str], tmp_path: Path) -> Callable[..., "subprocess.Popen[str]"]:
+def start(environment: dict[str, str], tmp_path: Path) -> "Iterator[Callable[..., subprocess.Popen[str]]]":
     """Starts ``adamesh`` with arguments and environment variables, in an empty folder."""
+    started: list[subprocess.Popen[str]] = []
 
     def start(*argv: str, **variables: str) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "adamesh.cli.main", *argv]
         pipe, env = subprocess.PIPE, environment | variables
-        return subprocess.Popen(command, cwd=tmp_path, env=env, stdout=pipe, stderr=pipe, text=True)
+        # Whoever runs the tests in the background may have told them to ignore Ctrl-C, and they would tell others.
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=pipe, stderr=pipe, text=True)
+        started.append(process)
+        return process
 
-    return start
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 @pytest.fixture

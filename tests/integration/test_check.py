@@ -46,7 +46,7 @@ def _broken(environment, monkeypatch, tmp_path):
     def run_broken(module, *rest, **more):
         return run_workers("broken", *rest, **more)
 
-    monkeypatch.setattr("adamesh.cli.following.run_workers", run_broken)
+    monkeypatch.setattr("adamesh.train.launch.run_workers", run_broken)
     (tmp_path / "broken.py").write_text(_BROKEN)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), environment["PYTHONPATH"]]))
     monkeypatch.chdir(tmp_path)

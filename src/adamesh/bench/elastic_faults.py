@@ -61,8 +61,9 @@ def hit(crew: Crew, options: ElasticOptions, draw: random.Random) -> Loss:
 
 def leave_alone(crew: Crew, options: ElasticOptions) -> None:
     """Do nothing for so many minutes, but replace whoever was suspected."""
-    until = time.monotonic() + 60 * options.minutes
     crew.prepare()
+    crew.await_(lambda: all(hand.made for hand in crew.hands), "steps of all workers")
+    until = time.monotonic() + 60 * options.minutes
     while time.monotonic() < until:
         crew.hear(0.5)
         crew.miss()
