@@ -49,10 +49,14 @@ def flat(noise, seed=0):
 
 
 @given(falls_at=st.floats(1e-4, 3e-3), ratio=st.floats(50, 300), noise=st.floats(0, 0.1), seed=st.integers(0, 99))
-def test_a_tenth_of_the_rate_at_which_half_is_lost_is_suggested(falls_at, ratio, noise, seed):
+def test_the_middle_of_the_lowest_place_and_a_tenth_of_where_half_is_lost_is_suggested(falls_at, ratio, noise, seed):
     verdict = judge([falling(falls_at, falls_at * ratio, noise, seed)])
     assert verdict.rate is not None
-    assert 1 / 1.7 < verdict.rate / (falls_at * ratio / 10) < 1.7
+    assert verdict.marks is not None
+    assert verdict.marks.broken_at is not None
+    lowest, broken = verdict.rates[verdict.marks.lowest_at], verdict.rates[verdict.marks.broken_at]
+    assert 1 / 1.7 < broken / (falls_at * ratio) < 1.7
+    assert verdict.rate == rounded((lowest * broken / 10) ** 0.5)
     assert verdict.remedy == ""
 
 

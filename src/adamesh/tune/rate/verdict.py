@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import floor, log10
+from math import floor, log10, sqrt
 from statistics import median
 
 from adamesh.tune.rate.curve import Curve, Look, between_seeds, lowest_by_chance, noise_of, smoothed
@@ -11,7 +11,7 @@ from adamesh.tune.statistics import Interval, mean_interval
 __all__ = ["Marks", "Verdict", "judge", "rounded"]
 
 _BELOW_DIVERGENCE = 10.0
-"""The suggestion is so many times below the rate at which training breaks down (docs/find-lr.md: why ten)."""
+"""So many times below the rate at which training breaks down is one end of where the best rates are (decision 24)."""
 _LOST = 0.5
 """It has broken down where so much of the fall is lost again."""
 _CHANCE = 0.01
@@ -157,10 +157,10 @@ def _decided(rates: Sequence[float], marks: Marks, learnt: Interval | None) -> t
         reason = f"{fell}, lowest at {rates[marks.lowest_at]:.2g}, and half of that is not lost again up to the end"
         return None, reason, f"go on higher: --highest {rates[-1] * 1e3:.0e}"
     broken = rates[marks.broken_at]
-    rate = broken / _BELOW_DIVERGENCE
+    rate = sqrt(rates[marks.lowest_at] * broken / _BELOW_DIVERGENCE)
     reason = (
         f"{fell} (noise {marks.noise:.2g}), steepest at {rates[marks.steepest_at]:.2g}, lowest at "
-        f"{rates[marks.lowest_at]:.2g}; at {broken:.2g} half of that is lost again, and a tenth of that rate is "
-        "usually close to the best for a whole run"
+        f"{rates[marks.lowest_at]:.2g}; at {broken:.2g} half of that is lost again: the best rate for a whole run is "
+        "usually between the lowest place and a tenth of that one, and this is their middle"
     )
     return rounded(rate), reason, ""
