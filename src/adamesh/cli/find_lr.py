@@ -19,8 +19,8 @@ __all__ = ["run"]
 _DESCRIPTION = """\
 Lets the learning rate rise, from so small that nothing happens until training breaks down, and reads a rate off the
 loss: the middle, in ratio, of that at the lowest loss and a tenth of that at which half of what was learnt is lost
-again. Says "unsure", and why, where the loss does not tell: if it falls no further than noise does, if nothing is learnt
-of the inputs, if seeds do not agree.
+again. Says "unsure", and why, where the loss does not tell: if it falls no further than noise does, if nothing is
+learnt of the inputs, if seeds do not agree.
 
 It trains a model of its own, as adamesh train would, in all workers, and touches no run. Some 150 steps a seed.
 All options of adamesh train are taken too; what is suggested is for the rule, batch size and precision given here.
