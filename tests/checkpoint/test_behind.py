@@ -312,6 +312,7 @@ def test_who_is_left_knows_whether_the_worker_that_is_gone_had_completed_the_sav
     ThreadWorld(1, 2).run(live)
     left = savers[1]
     if completed:
+        left._writing.wait_written()  # concluding tells the first worker that no more records will come
         assert savers[0]._writing.conclude({}) is None
     alone = LocalCommunicator()
     left._optimizer = SimpleNamespace(mesh=Mesh(alone, alone, alone))
