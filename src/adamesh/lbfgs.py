@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from adamesh.comm.base import Mesh
 from adamesh.comm.company import Company
 from adamesh.comm.process_group import process_mesh
+from adamesh.comm.staged import mesh_reaching
 from adamesh.engine.engine import without_params
 from adamesh.engine.evaluation import Evaluation
 from adamesh.engine.fit import StateHead, check_fit, restore_group
@@ -83,7 +84,8 @@ class LBFGS(torch.optim.LBFGS):
         named = self.named_params()
         device = common_device(named)
         assert not isinstance(plan.mesh, Company)
-        self._mesh = plan.mesh if isinstance(plan.mesh, Mesh) else process_mesh(plan.mesh, device, plan.timeout_s)
+        mesh = plan.mesh if isinstance(plan.mesh, Mesh) else process_mesh(plan.mesh, device, plan.timeout_s)
+        self._mesh = mesh_reaching(mesh, device)
         self._steps = 0
         self._evaluation = Evaluation(self._mesh.world, named, device, time.perf_counter)
         self._evaluation.meet()
@@ -144,7 +146,7 @@ class LBFGS(torch.optim.LBFGS):
     @property
     def grad_norm(self) -> Tensor:
         """Global norm of the mean gradient before the last step: a float64 scalar."""
-        return torch.tensor(self._evaluation.grad_norm, dtype=torch.float64)
+        return torch.tensor(self._evaluation.grad_norm, dtype=torch.float64, device="cpu")
 
     @property
     def steps_made(self) -> int:

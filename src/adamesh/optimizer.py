@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from adamesh.comm.base import Mesh
 from adamesh.comm.company import Company
 from adamesh.comm.process_group import process_mesh
+from adamesh.comm.staged import mesh_reaching
 from adamesh.engine.bucket import LiveSlot
 from adamesh.engine.consensus import agreed
 from adamesh.engine.engine import Engine, without_params
@@ -93,12 +94,12 @@ class MeshOptimizer(torch.optim.Optimizer):
         self._notes: tuple[bytes, ...] = ()
         if isinstance(plan.mesh, Company):
             gradients = plan.sync.at(0).gradients
-            self._lineage = Lineage(plan.mesh, self._build, self.param_groups, gradients)
+            self._lineage = Lineage(plan.mesh, device, self._build, self.param_groups, gradients)
             self._engine = self._lineage.engine
         else:
             mesh = plan.mesh if isinstance(plan.mesh, Mesh) else process_mesh(plan.mesh, device, plan.timeout_s)
-            self._engine = self._build(mesh)
-        self._grad_norm = torch.zeros((), dtype=torch.float64)
+            self._engine = self._build(mesh_reaching(mesh, device))
+        self._grad_norm = torch.zeros((), dtype=torch.float64, device="cpu")
 
     @overload
     def step(self, closure: None = ...) -> None: ...
@@ -138,9 +139,9 @@ class MeshOptimizer(torch.optim.Optimizer):
             self.regroup(str(error))
             verdict = self._lineage.transaction.verdict
             if self.steps_made > began and verdict is not None:
-                self._grad_norm = torch.tensor(verdict.norm, dtype=torch.float64)
+                self._grad_norm = torch.tensor(verdict.norm, dtype=torch.float64, device="cpu")
             return loss
-        self._grad_norm = torch.tensor(outcome.norm, dtype=torch.float64)
+        self._grad_norm = torch.tensor(outcome.norm, dtype=torch.float64, device="cpu")
         if self._lineage is not None and self._company is not None:
             self._notes = self._lineage.transaction.opening.notes
             self._lineage.note_made()

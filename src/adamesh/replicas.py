@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from adamesh.comm.base import Communicator
 from adamesh.comm.process_group import shared_mesh
+from adamesh.comm.staged import reaching
 
 __all__ = ["average_buffers", "broadcast_buffers", "broadcast_module"]
 
@@ -43,7 +44,7 @@ def average_buffers(module: nn.Module, comm: Communicator | None = None) -> None
         comm: among whom; None: the default process group.
     """
     buffers = [buffer for buffer in module.buffers() if buffer.numel()]
-    comm = comm or _everybody(buffers)
+    comm = _among(comm, buffers)
     if comm.size == 1:
         return
     with torch.no_grad():
@@ -64,7 +65,7 @@ def average_buffers(module: nn.Module, comm: Communicator | None = None) -> None
 
 
 def _broadcast(tensors: list[Tensor], comm: Communicator | None) -> None:
-    comm = comm or _everybody(tensors)
+    comm = _among(comm, tensors)
     with torch.no_grad():
         for tensor in tensors:
             value = tensor.detach().contiguous()
@@ -72,5 +73,6 @@ def _broadcast(tensors: list[Tensor], comm: Communicator | None) -> None:
             tensor.copy_(value)
 
 
-def _everybody(tensors: list[Tensor]) -> Communicator:
-    return shared_mesh(tensors[0].device if tensors else torch.device("cpu")).world
+def _among(comm: Communicator | None, tensors: list[Tensor]) -> Communicator:
+    device = tensors[0].device if tensors else torch.device("cpu")
+    return shared_mesh(device).world if comm is None else reaching(comm, device)

@@ -14,6 +14,7 @@ from adamesh.checkpoint.disk import Disk
 from adamesh.checkpoint.save import save_on
 from adamesh.comm.base import Mesh
 from adamesh.comm.threads import ThreadWorld
+from tests.device import DEVICE
 
 GLOBAL_BATCH = 12  # can be cut over 1, 2, 3, 4 and 6 workers
 EACH_ITS_OWN_BUCKET = 1e-6
@@ -102,7 +103,7 @@ class Trainee:
     def __init__(self, mesh: Mesh, recipe: Recipe = Recipe(), seed: int = 0, model: nn.Module | None = None) -> None:
         self.mesh = mesh
         self.recipe = recipe
-        self.model = (Net(seed) if model is None else model).to(recipe.dtype)
+        self.model = (Net(seed) if model is None else model).to(DEVICE, recipe.dtype)
         named = list(self.model.named_parameters())
         groups: list[dict[str, Any]] = [
             {"params": [(name, p) for name, p in named if p.dim() > 1], "weight_decay": 0.1},
@@ -113,7 +114,7 @@ class Trainee:
 
     def backward(self, step: int) -> None:
         generator = torch.Generator().manual_seed(step)
-        x, y = torch.randn(2, GLOBAL_BATCH, 6, generator=generator, dtype=torch.float64).to(self.recipe.dtype)
+        x, y = torch.randn(2, GLOBAL_BATCH, 6, generator=generator, dtype=torch.float64).to(DEVICE, self.recipe.dtype)
         mine = slice(self.mesh.world.rank, None, self.mesh.world.size)
         self.optimizer.zero_grad()
         (self.model(x[mine], step) - y[mine]).square().mean().backward()
@@ -166,7 +167,7 @@ def difference(a: Any, b: Any, where: str = "") -> str | None:
 
 
 def _bits(tensor: Tensor) -> tuple[torch.dtype, torch.Size, bytes]:
-    return tensor.dtype, tensor.shape, tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    return tensor.dtype, tensor.shape, tensor.detach().contiguous().view(-1).view(torch.uint8).cpu().numpy().tobytes()
 
 
 def trained(shape: tuple[int, int], steps: range, recipe: Recipe = Recipe(), **folders: Path) -> Whole:

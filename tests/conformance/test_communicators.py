@@ -1,4 +1,7 @@
-"""One battery of laws for every communicator: alone, threads of one process, real processes over Gloo."""
+"""One battery of laws for every communicator: alone, threads of one process, real processes over Gloo, by the host.
+
+tests/gpu/test_nccl.py has NCCL's part.
+"""
 
 import os
 import signal
@@ -18,8 +21,10 @@ from adamesh.comm.base import Communicator, Mesh, Work, chunk
 from adamesh.comm.failure import translated
 from adamesh.comm.local import LocalCommunicator
 from adamesh.comm.process_group import process_mesh
+from adamesh.comm.staged import StagedCommunicator
 from adamesh.comm.threads import Call, Delay, Drop, Fault, Kill, ThreadWorld, WorkerKilled
 from adamesh.errors import CommunicationError, CommunicationTimeout, ConfigurationError, PeerLost, StepOutOfSync
+from tests.device import DEVICE
 from tests.process_pool import ProcessPool, WorkerDied
 
 CPU = torch.device("cpu")
@@ -46,18 +51,29 @@ class World:
             return [law(Mesh(alone, alone, alone), *args)]
         if self.kind == "threads":
             return ThreadWorld(*self.shape).run(law, *args)
+        if self.kind == "staged":
+            return ThreadWorld(*self.shape).run(staged, law, *args)
         assert self.pool is not None
         return self.pool.run(self.size, in_process, self.shape, law, *args)
 
 
+def staged(mesh: Mesh, law: Callable[..., Any], *args: Any) -> Any:
+    """As buffers of a GPU go by way of the host; without one, both are the CPU's memory."""
+    of = {comm: StagedCommunicator(comm, DEVICE) for comm in (mesh.world, mesh.replicate, mesh.shard)}
+    with DEVICE:
+        return law(Mesh(of[mesh.world], of[mesh.replicate], of[mesh.shard]), *args)
+
+
 def in_process(shape: tuple[int, int], law: Callable[..., Any], *args: Any) -> Any:
-    device_mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard"))
-    return law(process_mesh(device_mesh, CPU, timeout_s=20.0), *args)
+    device_mesh = init_device_mesh(DEVICE.type, shape, mesh_dim_names=("replicate", "shard"))
+    with DEVICE:
+        return law(process_mesh(device_mesh, DEVICE, timeout_s=20.0), *args)
 
 
 WORLDS = [
     ("local", (1, 1)),
     *(("threads", shape) for shape in [(1, 1), (1, 2), (1, 3), (1, 4), (4, 1), (2, 2)]),
+    *(("staged", shape) for shape in [(1, 2), (1, 3), (2, 2)]),
     *(("processes", shape) for shape in [(1, 2), (1, 3), (1, 4), (4, 1), (2, 2)]),
 ]
 
@@ -70,6 +86,11 @@ def world(request: pytest.FixtureRequest) -> World:
 
 def communicators(mesh: Mesh) -> list[Communicator]:
     return [mesh.world, mesh.replicate, mesh.shard]
+
+
+def here() -> torch.device:
+    """Where a law's tensors are."""
+    return torch.get_default_device()
 
 
 def value(source: int, target: int) -> int:
@@ -93,7 +114,7 @@ def incoming(comm: Communicator, length: int, dtype: torch.dtype) -> torch.Tenso
 
 
 def launch_all_to_all(comm: Communicator, length: int, dtype: torch.dtype) -> tuple[Work, torch.Tensor]:
-    received = comm.allocate(length * comm.size, dtype, CPU).fill_(UNTOUCHED)
+    received = comm.allocate(length * comm.size, dtype, here()).fill_(UNTOUCHED)
     return comm.all_to_all(received, outgoing(comm, length, dtype)), received
 
 
@@ -141,7 +162,7 @@ def all_gather_fills_in_every_other_chunk(mesh: Mesh) -> None:
     for comm in communicators(mesh):
         for dtype in DTYPES:
             for length in CHUNK_LENGTHS:
-                buffer = comm.allocate(length * comm.size, dtype, CPU)
+                buffer = comm.allocate(length * comm.size, dtype, here())
                 chunk(buffer, comm.rank, comm.size).fill_(comm.rank + 1)
                 comm.all_gather(buffer).wait()
                 expected = (torch.arange(comm.size) + 1).to(dtype).repeat_interleave(length)
@@ -229,7 +250,7 @@ def an_exchange_may_overtake_a_collective(mesh: Mesh) -> None:
 def large_buffers_arrive_whole(mesh: Mesh) -> None:
     comm, length = mesh.world, 300_000
     ramp = torch.arange(length, dtype=torch.float32)
-    buffer = comm.allocate(length * comm.size, torch.float32, CPU)
+    buffer = comm.allocate(length * comm.size, torch.float32, here())
     chunk(buffer, comm.rank, comm.size).copy_(ramp + comm.rank)
     works = [comm.all_gather(buffer), launch_all_to_all(comm, length, torch.uint8)[0]]
     for work in works:
@@ -241,10 +262,10 @@ def allocated_buffers_are_zero_flat_and_aligned(mesh: Mesh) -> None:
     for comm in communicators(mesh):
         for dtype in DTYPES:
             for numel in (0, 1, 1001):
-                buffer = comm.allocate(numel, dtype, CPU)
+                buffer = comm.allocate(numel, dtype, here())
                 assert buffer.shape == (numel,)
                 assert buffer.dtype == dtype
-                assert buffer.device == CPU
+                assert buffer.device.type == here().type
                 assert buffer.data_ptr() % 64 == 0
                 assert not buffer.any()
 

@@ -12,6 +12,7 @@ from adamesh.comm.company import Company
 from adamesh.comm.faults import Fault
 from adamesh.comm.thread_company import ThreadCompanies, ThreadCompany
 from adamesh.sync.base import Schedule
+from tests.device import DEVICE
 
 BATCH = 12
 
@@ -66,7 +67,7 @@ class Told:
 
 def train(company: Company, setting: Setting, at_step: Callable[[int], object] = lambda step: None) -> Told:
     """Train as one worker of a company, from wherever it is."""
-    model = Net(seed=0).to(setting.dtype)
+    model = Net(seed=0).to(DEVICE, setting.dtype)
     plan = adamesh.Plan(
         mesh=company,
         redundancy=setting.redundancy,
@@ -83,7 +84,7 @@ def train(company: Company, setting: Setting, at_step: Callable[[int], object] =
         begun.append(step)
         at_step(step)
         generator = torch.Generator().manual_seed(step)
-        x, y = torch.randn(2, BATCH, 6, generator=generator, dtype=torch.float64).to(setting.dtype)
+        x, y = torch.randn(2, BATCH, 6, generator=generator, dtype=torch.float64).to(DEVICE, setting.dtype)
         world = optimizer.mesh.world
         share = slice(None) if setting.own_batches else slice(world.rank, None, world.size)
         optimizer.zero_grad()

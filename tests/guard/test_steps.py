@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import adamesh
+from tests.device import DEVICE
 from tests.guard.world import NAMES, Worker, everywhere, refusal, same, times
 
 PLANS: dict[str, dict[str, Any]] = {
@@ -150,7 +151,7 @@ def test_what_a_closure_gives_is_judged():
         worker = Worker(mesh, QUICK)
 
         def closure():
-            loss = worker.model(torch.ones(1, 12)).sum()
+            loss = worker.model(torch.ones(1, 12, device=DEVICE)).sum()
             worker.optimizer.zero_grad()
             loss.backward()
             return loss * nan

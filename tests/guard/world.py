@@ -10,6 +10,7 @@ import adamesh
 from adamesh.comm.base import Mesh
 from adamesh.comm.threads import ThreadWorld
 from adamesh.engine.refusal import Refusal
+from tests.device import DEVICE
 
 NAMES = ("0.weight", "0.bias", "2.weight", "2.bias")
 
@@ -21,7 +22,7 @@ class Worker:
         self, mesh: Mesh, guard: adamesh.Guard | None, dtype: torch.dtype = torch.float32, **plan: Any
     ) -> None:
         self.mesh = mesh
-        self.model = nn.Sequential(nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 4)).to(dtype)
+        self.model = nn.Sequential(nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 4)).to(DEVICE, dtype)
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for p in self.model.parameters():
@@ -35,7 +36,7 @@ class Worker:
     def backward(self, step: int) -> float:
         """The gradients of a step, and their loss."""
         generator = torch.Generator().manual_seed(1000 * step + self.mesh.world.rank)
-        x = torch.randn(8, 12, generator=generator).to(self.params["0.bias"].dtype)
+        x = torch.randn(8, 12, generator=generator).to(self.params["0.bias"])
         loss = (self.model(x) - x[:, :4]).square().mean()
         self.optimizer.zero_grad()
         loss.backward()
@@ -87,7 +88,7 @@ def times(factor: float, name: str) -> Callable[[Worker], object]:
 def flip(tensor: Tensor, element: int, bit: int) -> None:
     """Flip a bit of an element, unseen by autograd, as a broken memory would."""
     word = tensor.data.view(-1).view(torch.int32 if tensor.element_size() == 4 else torch.int16)
-    word[element] ^= torch.tensor(1, dtype=torch.int64).bitwise_left_shift(bit).to(word.dtype)
+    word[element] ^= torch.tensor(1, dtype=torch.int64).bitwise_left_shift(bit).to(word)
 
 
 def everywhere(shape: tuple[int, int], law: Callable[..., Any], *args: Any) -> Sequence[Any]:

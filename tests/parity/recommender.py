@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import adamesh
 from adamesh.comm.base import Mesh
 from adamesh.comm.threads import ThreadWorld
+from tests.device import DEVICE
 
 GLOBAL_BATCH = 12  # can be cut over 1, 2, 3 and 4 workers
 NUM_ITEMS = 23
@@ -31,6 +32,7 @@ class Recommender(nn.Module):
         with torch.no_grad():
             for value in self.parameters():
                 value.copy_(torch.randn(value.shape, generator=generator, dtype=torch.float64))
+        self.to(DEVICE)
 
     def forward(self, ids: Tensor, bags: Tensor) -> Tensor:
         hidden = torch.cat([self.items(ids), self.genres(bags)], dim=1)
@@ -44,9 +46,9 @@ def loss_share(model: Callable[[Tensor, Tensor], Tensor], step: int, rank: int =
     # Some items are common and some are rare, so that rows are last seen one step ago, ten, or never.
     ids = (NUM_ITEMS * torch.rand(GLOBAL_BATCH, generator=generator) ** 4).long()
     bags = torch.randint(0, 7, (GLOBAL_BATCH, 2), generator=generator)
-    targets = torch.randn(GLOBAL_BATCH, generator=generator, dtype=torch.float64)
+    targets = torch.randn(GLOBAL_BATCH, generator=generator, dtype=torch.float64).to(DEVICE)
     mine = slice(rank, None, size)
-    errors = model(ids[mine], bags[mine]) - targets[mine]
+    errors = model(ids[mine].to(DEVICE), bags[mine].to(DEVICE)) - targets[mine]
     return errors.square().sum() * (size / GLOBAL_BATCH)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from adamesh.comm.process_group import process_mesh
+from tests.device import DEVICE
 from tests.parity.zoo import Recipe, Values, alone, by_ddp, on_mesh
 from tests.tolerances import DRIFT_MAX, DRIFT_RMS
 
@@ -24,7 +25,7 @@ def at_the_end(trained: tuple[list[Values], object]) -> Tensor:
 
 def by_ddp_and_by_adamesh(recipe: Recipe) -> list[tuple[Tensor, Tensor]]:
     """For each seed, where DDP with fused AdamW ends, and where adamesh does."""
-    mesh = process_mesh(None, torch.device("cpu"), 20.0)
+    mesh = process_mesh(None, DEVICE, 20.0)
     return [(at_the_end(by_ddp(recipe, STEPS, seed)), at_the_end(on_mesh(mesh, recipe, STEPS, seed))) for seed in SEEDS]
 
 

@@ -15,6 +15,7 @@ import adamesh
 from adamesh.comm.base import Mesh
 from adamesh.comm.process_group import process_mesh
 from adamesh.comm.threads import ThreadWorld
+from tests.device import DEVICE
 from tests.process_pool import ProcessPool
 
 GLOBAL_BATCH = 24  # for 1, 2, 3 and 4 workers, and two micro-batches each
@@ -43,6 +44,7 @@ class Zoo(nn.Module):
         with torch.no_grad():
             for value in self.parameters():
                 value.copy_(torch.randn(value.shape, generator=generator))
+        self.to(DEVICE)
 
     def forward(self, x: Tensor, rare: Tensor) -> Tensor:
         hidden = torch.tanh(self.large(torch.tanh(self.inner(x))) * self.odd)
@@ -75,9 +77,9 @@ class Recipe:
         return getattr(module, self.rule)(self.groups(model), **options)
 
     def build_torchs(self, model: nn.Module) -> Any:
-        """torch's optimizer, by its fastest kernel on the CPU."""
+        """torch's optimizer by its fused kernel, or else its plain one, which on a GPU is not its default."""
         if self.rule not in FUSED:
-            return self.build(torch.optim, model)
+            return self.build(torch.optim, model, foreach=False)
         optimizer = self.build(torch.optim, model, fused=True)
         if self.rule == "SGD":
             # torch's fused kernel fails where a group has parameters with and without a momentum buffer.
@@ -96,7 +98,7 @@ def batch(step: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     x = torch.randn(GLOBAL_BATCH, 5, generator=generator, dtype=torch.float64)
     y = torch.randn(GLOBAL_BATCH, 3, generator=generator, dtype=torch.float64)
     rare = torch.arange(GLOBAL_BATCH) < (0, 2, GLOBAL_BATCH)[step % 3]
-    return x.to(dtype), y.to(dtype), rare.to(dtype)
+    return x.to(DEVICE, dtype), y.to(DEVICE, dtype), rare.to(DEVICE, dtype)
 
 
 def micro_batches(recipe: Recipe, step: int, rank: int, size: int) -> list[tuple[Tensor, ...]]:
@@ -179,8 +181,8 @@ def on_mesh(mesh: Mesh | None, recipe: Recipe, num_steps: int, seed: int = 0) ->
 
 def in_process(shape: tuple[int, int], recipe: Recipe, num_steps: int) -> Trained:
     """`on_mesh` in a worker process."""
-    device_mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard"))
-    return on_mesh(process_mesh(device_mesh, torch.device("cpu"), 20.0), recipe, num_steps)
+    device_mesh = init_device_mesh(DEVICE.type, shape, mesh_dim_names=("replicate", "shard"))
+    return on_mesh(process_mesh(device_mesh, DEVICE, 20.0), recipe, num_steps)
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,7 @@ class Workers:
 
 def identical(a: Tensor, b: Tensor) -> bool:
     """To the bit: NaN is NaN, and 0 is not -0."""
-    return (a.dtype, a.shape) == (b.dtype, b.shape) and torch.equal(bits(a), bits(b))
+    return (a.dtype, a.shape) == (b.dtype, b.shape) and torch.equal(bits(a).cpu(), bits(b).cpu())
 
 
 def bits(tensor: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from torch import nn
 
 import adamesh
 from adamesh.comm.base import Mesh
+from tests.device import DEVICE
 from tests.pushing.world import among
 from tests.wire.world import Odd
 
@@ -26,7 +27,7 @@ def trained(mesh: Mesh, sync, build, dtype, accumulate: bool, **options):
     for step in range(8):
         optimizer.zero_grad()
         for _ in range(1 + accumulate):
-            x = torch.randn(16, 37, generator=generator).to(dtype)
+            x = torch.randn(16, 37, generator=generator).to(DEVICE, dtype)
             (model(x, step % 3 == 1) ** 2).mean().backward()
         optimizer.step()
     optimizer.flush()

@@ -109,7 +109,7 @@ def test_what_feedback_held_back_is_in_the_checkpoint_as_one_mean(tmp_path):
 
     def saved(mesh):
         pusher = Pusher(mesh, adamesh.Async(), up)
-        pusher.param.register_hook(lambda grad: grad * torch.linspace(0.5, 1.5, len(grad)))
+        pusher.param.register_hook(lambda grad: grad * torch.linspace(0.5, 1.5, len(grad), device=grad.device))
         pusher.turns([0, 1])
         adamesh.save(tmp_path / "c", model(pusher), pusher.optimizer)
         return residual(pusher)
@@ -131,7 +131,7 @@ def test_a_rejected_push_changes_no_residual():
 
     def law(mesh):
         pusher = Pusher(mesh, adamesh.Async(staleness=0), up)
-        pusher.param.register_hook(lambda grad: grad * torch.linspace(0.5, 1.5, len(grad)))
+        pusher.param.register_hook(lambda grad: grad * torch.linspace(0.5, 1.5, len(grad), device=grad.device))
         pusher.turns([0, 1])
         kept = pusher.optimizer.engine.buckets[0].passages[0].residuals["up"][0]
         before = kept.clone()

@@ -10,6 +10,7 @@ import adamesh
 from adamesh.comm.base import Mesh
 from adamesh.comm.threads import Fault, ThreadWorld
 from adamesh.engine.meter import PushStats
+from tests.device import DEVICE
 
 NUM_ELEMENTS = 600
 """Several chunks, none a multiple of anything."""
@@ -27,8 +28,8 @@ class Pusher:
         **options: Any,
     ) -> None:
         self.mesh = mesh
-        self.param = nn.Parameter(torch.zeros(NUM_ELEMENTS))
-        self.other = nn.Parameter(torch.zeros(70))
+        self.param = nn.Parameter(torch.zeros(NUM_ELEMENTS, device=DEVICE))
+        self.other = nn.Parameter(torch.zeros(70, device=DEVICE))
         plan = adamesh.Plan(mesh=mesh, sync=sync, bucket_mb=1e-3, wire=adamesh.Wire(up=up))
         named = [("param", self.param), ("other", self.other)]
         self.optimizer = build(named, **{"lr": 1.0, **options}, plan=plan)

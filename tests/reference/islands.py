@@ -80,7 +80,8 @@ class TextbookDiLoCo:
 
     def __post_init__(self) -> None:
         self.islands = [TextbookAdam(self.value.clone(), **self.options) for _ in range(self.num_islands)]
-        self.anchor, self.buffer = self.value.clone().reshape(-1), torch.zeros(self.value.numel(), dtype=torch.float64)
+        self.anchor = self.value.clone().reshape(-1)
+        self.buffer = torch.zeros_like(self.anchor, dtype=torch.float64)
         self.on_the_way: dict[int, tuple[int, Tensor]] = {}
 
     def members(self, fragment: int) -> Tensor:
@@ -88,7 +89,8 @@ class TextbookDiLoCo:
         grains = torch.arange(self.value.numel()) // 64
         num_grains, count = -(-self.value.numel() // 64), self.sync.fragments
         bounds = torch.tensor([num_grains * run // count for run in range(1, count + 1)])
-        return (torch.searchsorted(bounds, grains, right=True) + self.number) % count == fragment
+        mask = (torch.searchsorted(bounds, grains, right=True) + self.number) % count == fragment
+        return mask.to(self.value.device)
 
     def step(self, gradients: Sequence[Tensor | None]) -> list[Tensor]:
         for island, gradient in zip(self.islands, gradients, strict=True):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import adamesh
 from adamesh.comm.base import Mesh
 from adamesh.comm.threads import ThreadWorld
+from tests.device import DEVICE
 from tests.reference.adam import TextbookAdam
 from tests.tolerances import TEXTBOOK
 
@@ -28,7 +29,7 @@ def adamw(mesh: Mesh, params: Any, **options: Any) -> adamesh.AdamW:
 
 
 def parameter(*values: float, dtype: torch.dtype = torch.float64) -> nn.Parameter:
-    return nn.Parameter(torch.tensor(values, dtype=dtype))
+    return nn.Parameter(torch.tensor(values, dtype=dtype, device=DEVICE))
 
 
 def filled(model: Model) -> Model:
@@ -37,12 +38,12 @@ def filled(model: Model) -> Model:
     with torch.no_grad():
         for p in model.parameters():
             p.copy_(torch.randn(p.shape, generator=generator) / 2)
-    return model
+    return model.to(DEVICE)
 
 
 def pull(p: Tensor, *gradient: float) -> None:
     """A backward that adds exactly this to ``p.grad``; one number is for all elements."""
-    (p * torch.tensor(gradient, dtype=p.dtype)).sum().backward()
+    (p * torch.tensor(gradient, dtype=p.dtype, device=p.device)).sum().backward()
 
 
 def grad(p: Tensor) -> Tensor:
@@ -61,7 +62,7 @@ def textbook(start: Sequence[float], *steps: Sequence[float | None], **options: 
 
 def close(ours: Tensor, theirs: Tensor) -> bool:
     """Equal but for what the two ways to compute it round differently."""
-    difference = (ours.detach().double() - theirs.detach().double()).abs().max()
+    difference = (ours.detach().cpu().double() - theirs.detach().cpu().double()).abs().max()
     return float(difference) <= TEXTBOOK[ours.dtype]
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from adamesh.comm.base import Mesh
+from tests.device import DEVICE
 from tests.parity.zoo import identical
 from tests.semantics.ranks import adamw, close, everywhere, filled, grad, parameter, pull, textbook
 from tests.tolerances import SINGLE_PROCESS
@@ -29,7 +30,7 @@ def trained(mesh: Mesh | None, model: nn.Module, loss: Loss, dtype: torch.dtype 
         torch.optim.AdamW(params, lr=0.01, fused=True) if mesh is None else adamw(mesh, params, lr=0.01, bucket_mb=1e-6)
     )
     for step in range(3):
-        x = torch.randn(6, 4, generator=torch.Generator().manual_seed(step), dtype=F64).to(dtype)
+        x = torch.randn(6, 4, generator=torch.Generator().manual_seed(step), dtype=F64).to(DEVICE, dtype)
         share = x if mesh is None else x.chunk(mesh.world.size)[mesh.world.rank]
         optimizer.zero_grad()
         loss(model, share).backward()
@@ -112,7 +113,7 @@ def test_a_gradient_penalty_is_trained_through():
 
 def test_autocast_to_bfloat16_trains_float32_parameters_as_torch_does():
     def loss(model: nn.Module, x: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(DEVICE.type, torch.bfloat16):
             out = model(x)
         assert out.dtype == torch.bfloat16
         return out.float().square().mean()

@@ -12,18 +12,19 @@ import adamesh
 from adamesh.comm.base import Mesh
 from adamesh.comm.process_group import process_mesh
 from adamesh.errors import CommunicationTimeout, GradientError, ParameterError, PeerLost
+from tests.device import DEVICE
 from tests.semantics.ranks import adamw, close, filled, parameter, pull, state, textbook
 
 F64 = torch.float64
 
 
 def in_process(law: Callable[[Mesh], None], timeout_s: float) -> None:
-    law(process_mesh(None, torch.device("cpu"), timeout_s))
+    law(process_mesh(None, DEVICE, timeout_s))
 
 
 def in_process_to_the_end(law: Callable[[Mesh], None], timeout_s: float) -> None:
     """Every worker stays until all are done: one that leaves takes its connections with it."""
-    mesh = process_mesh(None, torch.device("cpu"), timeout_s)
+    mesh = process_mesh(None, DEVICE, timeout_s)
     law(mesh)
     dist.barrier()
     assert mesh.world.size > 1
@@ -107,7 +108,7 @@ def an_overflow_on_one_rank_skips_the_step_on_all(mesh: Mesh) -> None:
 def two_optimizers_of_one_model_do_not_get_in_each_others_way(mesh: Mesh) -> None:
     layers = [nn.Linear(3, 3) for _ in range(6)]
     model = filled(nn.Sequential(*layers)).double()
-    meshes = [mesh, process_mesh(None, torch.device("cpu"), 20.0)]
+    meshes = [mesh, process_mesh(None, DEVICE, 20.0)]
     halves = [nn.ModuleList(layers[parity::2]) for parity in (0, 1)]
     optimizers = [adamw(m, half.parameters(), lr=0.01, bucket_mb=1e-6) for m, half in zip(meshes, halves, strict=True)]
     twin = filled(nn.Sequential(*(nn.Linear(3, 3) for _ in range(6)))).double()

@@ -6,6 +6,7 @@ from torch import nn
 
 import adamesh
 from adamesh.errors import ParameterError
+from tests.device import DEVICE
 from tests.semantics.ranks import adamw, close, everywhere, filled, parameter, pull, textbook
 from tests.tolerances import TEXTBOOK
 
@@ -19,7 +20,7 @@ def conv_steps(mesh, memory_format):
     optimizer = torch.optim.AdamW(params, lr=0.01, fused=True) if mesh is None else adamw(mesh, params, lr=0.01)
     for step in range(4):
         x = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(step), dtype=F64)
-        x = x.to(memory_format=memory_format)
+        x = x.to(DEVICE, memory_format=memory_format)
         optimizer.zero_grad()
         (model(x if mesh is None else x.chunk(mesh.world.size)[mesh.world.rank]).square().mean()).backward()
         optimizer.step()
@@ -37,7 +38,7 @@ def test_channels_last_weights_are_trained_where_they_are(num_ranks):
 
 def test_a_model_may_become_channels_last_later():
     def law(mesh):
-        model = nn.Conv2d(2, 2, 2).double()
+        model = nn.Conv2d(2, 2, 2).to(DEVICE, F64)
         nn.init.ones_(model.weight)
         optimizer = adamw(mesh, model.parameters())
         for step in range(3):
@@ -53,11 +54,11 @@ def test_a_model_may_become_channels_last_later():
 
 
 def complex_steps(mesh):
-    p = nn.Parameter(torch.tensor([[1 + 2j], [-0.5j], [3]], dtype=torch.complex128))
+    p = nn.Parameter(torch.tensor([[1 + 2j], [-0.5j], [3]], dtype=torch.complex128, device=DEVICE))
     optimizer = torch.optim.AdamW([p], lr=0.01) if mesh is None else adamw(mesh, [p], lr=0.01)
     for step in range(4):
         optimizer.zero_grad()
-        target = torch.tensor([1j, 2.0, step])[:, None]
+        target = torch.tensor([1j, 2.0, step], device=DEVICE)[:, None]
         (p - target).abs().square().sum().backward()
         optimizer.step()
     return p
@@ -88,7 +89,7 @@ def test_one_optimizer_holds_parameters_of_several_dtypes():
         for p in params[:2]:
             assert close(p, expected)
         for p in params[2:]:
-            assert torch.equal(p, expected.to(p.dtype))
+            assert torch.equal(p, expected.to(p))
 
 
 def test_all_kinds_of_emptiness():

@@ -1,10 +1,10 @@
 """Tables over real sockets."""
 
 import pytest
-import torch
 from torch.distributed.device_mesh import init_device_mesh
 
 from adamesh.comm.process_group import process_mesh
+from tests.device import DEVICE
 from tests.parity.recommender import Recipe, Recommender, Values, apart, on_mesh, take_steps, values
 from tests.process_pool import ProcessPool
 
@@ -12,8 +12,8 @@ RECIPES = {mode: Recipe(mode, 6, max_grad_norm=0.5) for mode in ("lazy", "decaye
 
 
 def live(shape: tuple[int, int], recipe: Recipe) -> Values:
-    device_mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard"))
-    mesh = process_mesh(device_mesh, torch.device("cpu"), timeout_s=20.0)
+    device_mesh = init_device_mesh(DEVICE.type, shape, mesh_dim_names=("replicate", "shard"))
+    mesh = process_mesh(device_mesh, DEVICE, timeout_s=20.0)
     model = Recommender(recipe.dtype)
     optimizer = recipe.optimizer(model, mesh)
     take_steps(mesh, model, optimizer, range(recipe.steps))

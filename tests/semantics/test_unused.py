@@ -149,9 +149,9 @@ def test_gradients_may_be_assigned_by_hand_on_some_ranks_or_all():
     def law(mesh):
         p, q = parameter(1.0), parameter(1.0)
         optimizer = adamw(mesh, [p, q])
-        p.grad = torch.tensor([2.0 * mesh.world.rank], dtype=torch.float64)
+        p.grad = torch.full_like(p, 2.0 * mesh.world.rank)
         if mesh.world.rank == 0:
-            q.grad = torch.tensor([3.0], dtype=torch.float64)
+            q.grad = torch.full_like(q, 3.0)
         optimizer.step()
         return p, q
 
@@ -165,7 +165,7 @@ def test_a_gradient_assigned_after_the_others_left_is_sent_too():
         p, q = parameter(1.0), parameter(1.0)
         optimizer = adamw(mesh, [p, q])
         pull(q, 1.0)  # sends both at the end of backward
-        p.grad = torch.tensor([5.0], dtype=torch.float64)
+        p.grad = torch.full_like(p, 5.0)
         optimizer.step()
         return p, q
 

@@ -135,7 +135,7 @@ def test_the_model_in_a_checkpoint_is_the_mean_of_the_islands(tmp_path):
     model = Whole({name: nn.Parameter(torch.zeros(shape, dtype=torch.float64)) for name, shape in SHAPES.items()})
     load_model(tmp_path / "c", model)
     for name, param in model.params.items():
-        assert torch.allclose(param, (first[name] + other[name]) / 2, rtol=0, atol=1e-15)
+        assert torch.allclose(param, ((first[name] + other[name]) / 2).cpu(), rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize("after", ["streaming", "every-4"])

@@ -8,6 +8,7 @@ import adamesh
 from adamesh.comm.base import Mesh
 from adamesh.comm.process_group import process_mesh
 from adamesh.comm.threads import ThreadWorld
+from tests.device import DEVICE
 from tests.process_pool import ProcessPool
 from tests.sync.world import Islander, alike
 
@@ -25,8 +26,8 @@ def trained(mesh: Mesh, name: str) -> dict[str, torch.Tensor]:
 
 
 def in_process(name: str, shape: tuple[int, int]) -> dict[str, torch.Tensor]:
-    device_mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard"))
-    return trained(process_mesh(device_mesh, torch.device("cpu"), timeout_s=20.0), name)
+    device_mesh = init_device_mesh(DEVICE.type, shape, mesh_dim_names=("replicate", "shard"))
+    return trained(process_mesh(device_mesh, DEVICE, timeout_s=20.0), name)
 
 
 @pytest.mark.parametrize("shape", [(2, 1), (2, 2)])

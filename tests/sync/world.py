@@ -11,6 +11,7 @@ import adamesh
 from adamesh.comm.base import Mesh
 from adamesh.comm.threads import Fault, ThreadWorld
 from adamesh.sync.base import Schedule
+from tests.device import DEVICE
 
 SHAPES = {"a": (37, 11), "b": (70,), "c": (), "d": (0,), "e": (129,), "rare": (5,)}
 SEVERAL_BUCKETS = 1e-3
@@ -19,11 +20,12 @@ SEVERAL_BUCKETS = 1e-3
 def gradient(name: str, step: int, worker: int) -> Tensor:
     """What a worker's backward gives of a parameter."""
     generator = torch.Generator().manual_seed(7919 * step + 31 * worker + sum(map(ord, name)))
-    return torch.randn(SHAPES[name], generator=generator, dtype=torch.float64) + 0.3
+    return torch.randn(SHAPES[name], generator=generator, dtype=torch.float64).to(DEVICE) + 0.3
 
 
 def start(name: str) -> Tensor:
-    return torch.randn(SHAPES[name], generator=torch.Generator().manual_seed(len(name)), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(len(name))
+    return torch.randn(SHAPES[name], generator=generator, dtype=torch.float64).to(DEVICE)
 
 
 def is_used(name: str, step: int, worker: int) -> bool:

@@ -6,6 +6,7 @@ from torch import nn
 
 import adamesh
 from adamesh.errors import ConfigurationError
+from tests.device import DEVICE
 from tests.semantics.ranks import adamw, close, everywhere, grad, parameter, pull, state, textbook
 
 F16, F32 = torch.float16, torch.float32
@@ -13,14 +14,14 @@ F16, F32 = torch.float16, torch.float32
 
 def scaled(scaler, p, gradient):
     """A backward of a scaled loss whose unscaled gradient is this."""
-    scaler.scale((p * torch.tensor(gradient, dtype=p.dtype)).sum()).backward()
+    scaler.scale((p * torch.tensor(gradient, dtype=p.dtype, device=DEVICE)).sum()).backward()
 
 
 @pytest.mark.parametrize("dtype", [F16, F32])
 def test_a_gradient_that_overflows_on_one_rank_skips_the_step_on_all_and_scales_agree(dtype):
     def law(mesh):
         p = parameter(1.0, dtype=dtype)
-        optimizer, scaler = adamw(mesh, [p], lr=0.5), adamesh.GradScaler("cpu", init_scale=1024.0)
+        optimizer, scaler = adamw(mesh, [p], lr=0.5), adamesh.GradScaler(DEVICE.type, init_scale=1024.0)
         before = state(optimizer)
         scaled(scaler, p, math.inf if mesh.world.rank == 1 else 1.0)
         scaler.step(optimizer)
@@ -41,7 +42,7 @@ def test_a_gradient_that_overflows_on_one_rank_skips_the_step_on_all_and_scales_
 def test_float16_gradients_that_would_vanish_arrive():
     def law(mesh):
         p = parameter(1.0, dtype=F16)
-        optimizer, scaler = adamw(mesh, [p]), adamesh.GradScaler("cpu", init_scale=2.0**16)
+        optimizer, scaler = adamw(mesh, [p]), adamesh.GradScaler(DEVICE.type, init_scale=2.0**16)
         loss = scaler.scale((p.float() * 2.0**-30).sum())
         loss.backward()
         scaler.step(optimizer)
@@ -54,8 +55,8 @@ def test_gradients_are_unscaled_before_they_are_clipped():
     def law(mesh):
         p = parameter(0.0, 0.0, dtype=F32)
         optimizer = adamw(mesh, [p], max_grad_norm=1.0, eps=1.0, weight_decay=0.0)
-        scaler = adamesh.GradScaler("cpu", init_scale=256.0)
-        scaler.scale((p * torch.tensor([3.0, 4.0])).sum()).backward()
+        scaler = adamesh.GradScaler(DEVICE.type, init_scale=256.0)
+        scaler.scale((p * torch.tensor([3.0, 4.0], device=DEVICE)).sum()).backward()
         scaler.step(optimizer)
         return p.tolist(), optimizer.grad_norm.item()
 
@@ -67,7 +68,7 @@ def test_gradients_are_unscaled_before_they_are_clipped():
 def test_the_scale_grows_after_enough_good_steps_in_a_row_and_halves_after_a_bad_one():
     p = parameter(1.0, dtype=F32)
     optimizer = adamesh.AdamW([p])
-    scaler = adamesh.GradScaler("cpu", init_scale=8.0, growth_interval=2, growth_factor=4.0, backoff_factor=0.5)
+    scaler = adamesh.GradScaler(DEVICE.type, init_scale=8.0, growth_interval=2, growth_factor=4.0, backoff_factor=0.5)
     scales = []
     for gradient in [1.0, 1.0, 1.0, math.nan, 1.0, 1.0]:
         optimizer.zero_grad()
@@ -80,7 +81,7 @@ def test_the_scale_grows_after_enough_good_steps_in_a_row_and_halves_after_a_bad
 
 def test_two_optimizers_share_a_scaler_and_one_overflow_lowers_it():
     p, q = parameter(1.0, dtype=F32), parameter(1.0, dtype=F32)
-    optimizers, scaler = [adamesh.AdamW([p]), adamesh.AdamW([q])], adamesh.GradScaler("cpu", init_scale=8.0)
+    optimizers, scaler = [adamesh.AdamW([p]), adamesh.AdamW([q])], adamesh.GradScaler(DEVICE.type, init_scale=8.0)
     scaled(scaler, p, math.inf)
     scaled(scaler, q, 1.0)
     for optimizer in optimizers:
@@ -147,7 +148,7 @@ def test_a_saved_scaler_goes_on_where_it_was():
 def test_torchs_own_scaler_is_refused_and_leaves_no_trace():
     def law(mesh):
         p = parameter(1.0, dtype=F32)
-        optimizer, scaler = adamw(mesh, [p]), torch.amp.GradScaler("cpu")
+        optimizer, scaler = adamw(mesh, [p]), torch.amp.GradScaler(DEVICE.type)
         scaled(scaler, p, 1.0)
         with pytest.raises(ConfigurationError, match=r"torch\.amp\.GradScaler .*adamesh\.GradScaler"):
             scaler.step(optimizer)
@@ -164,7 +165,7 @@ def test_torchs_own_scaler_is_refused_and_leaves_no_trace():
 
 def test_torchs_own_scaler_may_be_there_as_long_as_it_is_disabled():
     model = nn.Linear(2, 1)
-    optimizer, scaler = adamesh.AdamW(model.parameters()), torch.amp.GradScaler("cpu", enabled=False)
+    optimizer, scaler = adamesh.AdamW(model.parameters()), torch.amp.GradScaler(DEVICE.type, enabled=False)
     scaler.scale(model(torch.ones(1, 2)).sum()).backward()
     scaler.step(optimizer)
     scaler.update()
@@ -173,7 +174,7 @@ def test_torchs_own_scaler_may_be_there_as_long_as_it_is_disabled():
 
 def test_schedulers_and_step_hooks_see_a_scaled_step():
     p = parameter(1.0)
-    optimizer, scaler = adamesh.AdamW([p]), adamesh.GradScaler("cpu")
+    optimizer, scaler = adamesh.AdamW([p]), adamesh.GradScaler(DEVICE.type)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
     seen = []
     optimizer.register_step_post_hook(lambda *_: seen.append(optimizer.stats().committed))
@@ -187,7 +188,7 @@ def test_schedulers_and_step_hooks_see_a_scaled_step():
 
 
 def test_several_losses_are_scaled_alike_and_a_foreign_state_is_refused():
-    scaler = adamesh.GradScaler("cpu", init_scale=4.0)
+    scaler = adamesh.GradScaler(DEVICE.type, init_scale=4.0)
     assert [loss.item() for loss in scaler.scale([torch.tensor(1.0), torch.tensor(2.0)])] == [4.0, 8.0]
     with pytest.raises(ConfigurationError, match="Start with a new scaler"):
         scaler.load_state_dict({})

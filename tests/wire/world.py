@@ -12,6 +12,7 @@ from adamesh.codecs.base import Codec
 from adamesh.codecs.coding import Coding
 from adamesh.comm.base import Communicator, Mesh, Work
 from adamesh.comm.threads import Fault, ThreadWorld
+from tests.device import DEVICE
 
 CODECS: Mapping[str, Codec] = {
     "bf16": adamesh.Cast(torch.bfloat16),
@@ -56,7 +57,7 @@ class Odd(nn.Module):
         with torch.no_grad():
             for p in self.parameters():
                 p.copy_(torch.randn(p.shape, generator=generator) / 4)
-        self.to(dtype)
+        self.to(DEVICE, dtype)
 
     def forward(self, x: Tensor, with_rare: bool) -> Tensor:
         out = (x @ self.matrix + self.bias) * self.scalar + self.empty.sum()
@@ -89,7 +90,7 @@ class Worker:
 
     def backward(self, step: int, factor: float = 1.0) -> None:
         generator = torch.Generator().manual_seed(1000 * step + self.mesh.world.rank)
-        x = torch.randn(16, 37, generator=generator).to(self.dtype)
+        x = torch.randn(16, 37, generator=generator).to(DEVICE, self.dtype)
         target = x[:, :11] * 3 - 1
         (((self.model(x, step % 3 == 1) - target) ** 2).mean() * factor).backward()
 

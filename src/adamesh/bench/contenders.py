@@ -80,10 +80,10 @@ class Kind:
     """What `Contender.bytes_sent` computes: W workers, P bytes of parameters, B of them inside blocks."""
 
 
-def build(name: str, workload: Workload) -> Contender:
-    """A contender on this worker; collective. All start from the same parameters."""
+def build(name: str, workload: Workload, device: torch.device) -> Contender:
+    """A contender on this worker's device; collective. All start from the same parameters."""
     torch.manual_seed(SEED)
-    return KINDS[name].build(workload, workload.build())
+    return KINDS[name].build(workload, workload.build().to(device))
 
 
 def adamesh(workload: Workload, model: nn.Module) -> Contender:
@@ -150,7 +150,7 @@ def fsdp2_reshard(workload: Workload, model: nn.Module) -> Contender:
 
 
 def _fsdp2(workload: Workload, model: nn.Module, traffic: int, *, reshard_after_forward: bool) -> Contender:
-    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    mesh = init_device_mesh(next(model.parameters()).device.type, (dist.get_world_size(),))
     for block in model.blocks:  # type: ignore[union-attr]
         fully_shard(block, mesh=mesh, reshard_after_forward=reshard_after_forward)
     fully_shard(model, mesh=mesh, reshard_after_forward=False)

@@ -24,9 +24,11 @@ class Machine:
     torch: str
     load_before: float
     """Processes that wanted a core, mean of the minute before: others make the numbers worse."""
+    gpu: str | None = None
+    """Where a GPU is what is measured."""
 
     @classmethod
-    def observed(cls) -> "Machine":
+    def observed(cls, device: str = "cpu") -> "Machine":
         """This one, now."""
         return cls(
             processor=_processor(),
@@ -36,13 +38,13 @@ class Machine:
             python=platform.python_version(),
             torch=torch.__version__,
             load_before=round(psutil.getloadavg()[0], 2),
+            gpu=torch.cuda.get_device_name() if device == "cuda" else None,
         )
 
     def line(self) -> str:
         """In words."""
-        return (
-            f"{self.processor}, {self.cores} cores, {self.system}, torch {self.torch}, load before {self.load_before}"
-        )
+        processors = self.processor if self.gpu is None else f"{self.gpu}, {self.processor}"
+        return f"{processors}, {self.cores} cores, {self.system}, torch {self.torch}, load before {self.load_before}"
 
 
 def _processor() -> str:

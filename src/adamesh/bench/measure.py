@@ -22,10 +22,11 @@ NUM_BATCHES = 4
 MEMORY_STEPS = 4
 
 
-def batches(work: Workload, rank: int) -> list[tuple[Tensor, Tensor]]:
+def batches(work: Workload, rank: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
     """This worker's data, the same for every contender, used over and over."""
     generator = torch.Generator().manual_seed(1 + rank)
-    return [work.batch(generator) for _ in range(NUM_BATCHES)]
+    drawn = [work.batch(generator) for _ in range(NUM_BATCHES)]
+    return [(inputs.to(device), targets.to(device)) for inputs, targets in drawn]
 
 
 def turns(names: Sequence[str], round_number: int) -> list[str]:
@@ -57,6 +58,7 @@ def take_turns(
         steps: timed steps in a turn; one more, untimed, goes before.
         on_turn: called after each turn.
     """
+    wait = torch.cuda.synchronize if data[0][0].is_cuda else _nothing
     step_s: dict[str, list[float]] = {name: [] for name in contenders}
     waited_s: dict[str, list[float]] = {name: [] for name in contenders}
     num_steps = dict.fromkeys(contenders, 0)
@@ -71,11 +73,14 @@ def take_turns(
             last_waited_s = contenders[name].waited_s
             step(name)  # brings back to caches and memory pools what the others displaced
             waited = 0.0
+            wait()
             dist.barrier()
+            wait()
             start = time.perf_counter()
             for _ in range(steps):
                 step(name)
                 waited += last_waited_s() if last_waited_s else 0.0
+            wait()
             took = time.perf_counter() - start
             if round_number >= warmup:
                 step_s[name].append(took / steps)
@@ -87,9 +92,11 @@ def take_turns(
     return {name: Timing(step_s[name], waited_s[name]) for name in contenders}
 
 
-def deviations(contenders: Mapping[str, Contender], work: Workload, baseline: str) -> dict[str, Deviation]:
+def deviations(
+    contenders: Mapping[str, Contender], work: Workload, baseline: str, device: torch.device
+) -> dict[str, Deviation]:
     """Compare the parameters of contenders that have taken the same steps; collective."""
-    start_N = _flat(build("floor", work))
+    start_N = _flat(build("floor", work, device))
     end_N = _flat(contenders[baseline])
     went = (end_N - start_N).norm().item()
     found = {}
@@ -119,21 +126,26 @@ def _flat(contender: Contender) -> Tensor:
     return torch.cat([p.flatten() for p in contender.whole_parameters()]).double()
 
 
-def peak_bytes(name: str, model: str, *, tiny: bool, rank: int) -> int:
-    """How far this process grows to build a contender and train it for some steps.
+def peak_bytes(name: str, model: str, *, tiny: bool, rank: int, device: torch.device) -> int:
+    """How far this process, or on a GPU what it has allocated there, grows to build a contender and train it.
 
     To be called in a fresh process, once: a tiny model first brings in everything that is loaded on use.
     """
-    _train(name, workload(model, tiny=True), rank)
+    _train(name, workload(model, tiny=True), rank, device)
     gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        _train(name, workload(model, tiny=tiny), rank, device)
+        return torch.cuda.max_memory_allocated() - before
     start = _reset_peak()
-    _train(name, workload(model, tiny=tiny), rank)
+    _train(name, workload(model, tiny=tiny), rank, device)
     return max(0, _peak() - start)
 
 
-def _train(name: str, work: Workload, rank: int) -> None:
-    contender = build(name, work)
-    data = batches(work, rank)
+def _train(name: str, work: Workload, rank: int, device: torch.device) -> None:
+    contender = build(name, work, device)
+    data = batches(work, rank, device)
     for index in range(MEMORY_STEPS):
         contender.step(data[index % len(data)])
 
@@ -152,6 +164,10 @@ def _peak() -> int:
         return _status("VmHWM")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if platform.system() == "Darwin" else 1024 * peak
+
+
+def _nothing() -> None:
+    return None
 
 
 def _status(key: str) -> int:

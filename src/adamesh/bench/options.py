@@ -22,7 +22,7 @@ __all__ = [
     "WireOptions",
 ]
 
-ModelName = Literal["mlp", "transformer"]
+ModelName = Literal["mlp", "transformer", "gpt2"]
 ContenderName = Literal[
     "adamesh", "adamesh-elastic", "adamesh-elastic-2", "ddp", "zero", "fsdp2", "fsdp2-reshard", "floor"
 ]
@@ -38,11 +38,14 @@ class StepOptions:
     """One training step of adamesh, against PyTorch's own distributed optimizers."""
 
     models: tuple[ModelName, ...] = ("mlp", "transformer")
-    """mlp: 16 layers, 1024 wide. transformer: 4 layers, 256 wide, 8192 tokens of vocabulary."""
+    """mlp: 16 layers, 1024 wide. transformer: 4 layers, 256 wide, 8192 tokens of vocabulary. gpt2: as GPT-2 small, 12
+    layers, 768 wide, 50257 tokens; for GPUs."""
     contenders: tuple[ContenderName, ...] = ("adamesh", "ddp", "zero", "fsdp2", "floor")
     """floor is forward and backward alone; fsdp2-reshard frees parameters between forward and backward."""
     nproc: int = 2
     """Worker processes on this machine."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """cuda: a GPU for each worker, and NCCL between them."""
     threads: int = 1
     """Threads of each worker."""
     rounds: int = 16

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from adamesh.bench.contenders import KINDS
@@ -16,7 +17,7 @@ from adamesh.bench.records import Found
 from adamesh.bench.summary import ModelResult, summarise
 from adamesh.bench.table import print_legend, print_result
 from adamesh.bench.worker import Job, answer_file, bar
-from adamesh.errors import AdameshError
+from adamesh.errors import AdameshError, ConfigurationError
 from adamesh.train.launch import run_workers
 
 __all__ = ["StepResult", "bench_step"]
@@ -70,7 +71,12 @@ def bench_step(options: StepOptions, console: Console | None = None) -> StepResu
     """
     # A line that a narrow terminal wraps is still right; a column that was cut to its width is not.
     console = console or Console(highlight=False, markup=False, width=max(_TABLE_WIDTH, Console().width))
-    machine = Machine.observed()
+    if options.device == "cuda" and not options.nproc <= torch.cuda.device_count():
+        raise ConfigurationError(
+            f"--device cuda --nproc {options.nproc}: each worker needs a GPU of its own, and torch finds "
+            f"{torch.cuda.device_count()} here; lower --nproc, or leave --device out to measure on the CPU"
+        )
+    machine = Machine.observed(options.device)
     folder = options.out or Path("runs") / time.strftime("%Y%m%d-%H%M%S-bench-step")
     folder.mkdir(parents=True, exist_ok=True)
     file = options.json or folder / "step.json"
@@ -80,6 +86,8 @@ def bench_step(options: StepOptions, console: Console | None = None) -> StepResu
         f"{options.nproc} processes with {options.threads} thread(s) each; "
         f"{options.rounds} rounds of {options.steps} steps after {options.warmup} for warming up"
     )
+    if options.device == "cuda":
+        console.print("a GPU for each process, NCCL; float32 as torch multiplies it by default")
     models: dict[str, ModelResult] = {}
     for name in options.models:
         result = _timed(name, options, shown, folder)
@@ -103,6 +111,7 @@ def _timed(model: str, options: StepOptions, shown: Sequence[str], folder: Path)
         names,
         options.threads,
         options.tiny,
+        options.device,
         warmup=options.warmup,
         rounds=options.rounds,
         steps=options.steps,
@@ -120,7 +129,7 @@ def _with_memory(
         task = progress.add_task(f"{model}: memory", total=len(shown))
         progress.refresh()
         for name in shown:
-            job = Job(model, (name,), options.threads, options.tiny)
+            job = Job(model, (name,), options.threads, options.tiny, options.device)
             answers = _run(job, options.nproc, folder / f"{model}-memory-{name}")
             peak = max(answer["peak_bytes"] for answer in answers)
             contenders[name] = replace(contenders[name], peak_bytes=peak)

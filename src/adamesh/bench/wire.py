@@ -51,7 +51,7 @@ def bench_wire(options: WireOptions, console: Console | None = None) -> WireResu
     codecs = {name: _codec(name) for name in options.codecs}
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ConfigurationError("--device cuda: torch finds no CUDA device here; leave it out to measure on the CPU")
-    machine = Machine.observed()
+    machine = Machine.observed(options.device)
     folder = options.out or Path("runs") / time.strftime("%Y%m%d-%H%M%S-bench-wire")
     file = options.json or folder / "wire.json"
     file.parent.mkdir(parents=True, exist_ok=True)

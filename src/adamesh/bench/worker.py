@@ -4,6 +4,7 @@ Started by `adamesh.train.launch`; ``main`` gets the job's file.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -35,6 +36,7 @@ class Job:
     contenders: tuple[str, ...]
     threads: int
     tiny: bool
+    device: str
     warmup: int = 0
     rounds: int = 0
     steps: int = 0
@@ -62,23 +64,34 @@ def main(arguments: Sequence[str]) -> int:
     file = Path(arguments[0])
     job = Job.load(file)
     torch.set_num_threads(job.threads)
-    dist.init_process_group("gloo", timeout=_TIMEOUT)
-    answer = _times(job) if job.rounds else _memory(job)
+    device = _meet(job.device)
+    answer = _times(job, device) if job.rounds else _memory(job, device)
     answer_file(file.parent, dist.get_rank()).write_text(json.dumps(answer), encoding="utf-8")
     dist.barrier()
     dist.destroy_process_group()
     return 0
 
 
-def _times(job: Job) -> dict[str, Any]:
+def _meet(name: str) -> torch.device:
+    """Join the other workers; returns this one's device."""
+    if name == "cpu":
+        dist.init_process_group("gloo", timeout=_TIMEOUT)
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl", timeout=_TIMEOUT, device_id=device)
+    return device
+
+
+def _times(job: Job, device: torch.device) -> dict[str, Any]:
     work = workload(job.model, tiny=job.tiny)
     rank = dist.get_rank()
-    contenders = {name: build(name, work) for name in job.contenders}
+    contenders = {name: build(name, work, device) for name in job.contenders}
     load = measured_load()
     with _turns_bar(job, shown=rank == 0) as on_turn:
         timings = take_turns(
             contenders,
-            batches(work, rank),
+            batches(work, rank, device),
             warmup=job.warmup,
             rounds=job.rounds,
             steps=job.steps,
@@ -92,14 +105,14 @@ def _times(job: Job) -> dict[str, Any]:
         timings=timings,
         state_bytes={name: contender.state_bytes() for name, contender in contenders.items()},
         bytes_sent={name: contender.bytes_sent() for name, contender in contenders.items()},
-        deviations=deviations(trained, work, BASELINE),
+        deviations=deviations(trained, work, BASELINE, device),
         load=load,
     ).to_json()
 
 
-def _memory(job: Job) -> dict[str, Any]:
+def _memory(job: Job, device: torch.device) -> dict[str, Any]:
     (name,) = job.contenders
-    return {"peak_bytes": peak_bytes(name, job.model, tiny=job.tiny, rank=dist.get_rank())}
+    return {"peak_bytes": peak_bytes(name, job.model, tiny=job.tiny, rank=dist.get_rank(), device=device)}
 
 
 @contextmanager

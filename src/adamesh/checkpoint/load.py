@@ -129,7 +129,7 @@ class FolderSource:
         for copy in plan_copies((run.range(i, key) for i, run in enumerate(runs)), start, stop, saved):
             file = self._file(runs[copy.source].file)
             parts.append(file.get_slice(f"{key}/{saved}")[copy.source_start : copy.source_stop])
-        return torch.cat(parts) if parts else torch.empty(0)
+        return torch.cat(parts) if parts else torch.empty(0, device="cpu")
 
     def _file(self, name: str) -> Any:
         if name not in self._open:

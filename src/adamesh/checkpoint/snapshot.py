@@ -29,7 +29,7 @@ class Snapshot:
         for key, tensor in tensors.items():
             spare = self._spare.pop((_kind(file), key), None)
             if spare is None or spare.shape != tensor.shape or spare.dtype != tensor.dtype:
-                spare = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+                spare = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=tensor.is_cuda)
             copies[key] = spare.copy_(tensor, non_blocking=tensor.is_cuda)
             self._on_gpu |= tensor.is_cuda
         self.files[file] = copies

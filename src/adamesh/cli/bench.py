@@ -46,6 +46,7 @@ and backward alone, taking turns in one run; prints medians as a table and write
 examples:
   adamesh bench step
   adamesh bench step --models mlp --nproc 4
+  adamesh bench step --models gpt2 --device cuda --nproc 1
   adamesh bench step --tiny
 """
 

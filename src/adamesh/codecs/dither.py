@@ -45,7 +45,7 @@ def stochastically_rounded_(levels: Tensor, noise: Tensor) -> Tensor:
 
 def _signed(key: int) -> int:
     """The key's last 64 bits, mixed, as an int64: keys that are close give streams that are not."""
-    state = torch.tensor((key + (1 << 63)) % (1 << 64) - (1 << 63), dtype=torch.int64)
+    state = torch.tensor((key + (1 << 63)) % (1 << 64) - (1 << 63), dtype=torch.int64, device="cpu")
     for shift, factor in ((30, _MIX_1), (27, _MIX_2)):
         state = (state ^ _shifted(state, shift)) * factor
     return int(state ^ _shifted(state, 31))

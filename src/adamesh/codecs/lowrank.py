@@ -60,5 +60,5 @@ def orthonormal(p_NR: Tensor) -> Tensor:
 
 def drawn(columns: int, rank: int, key: int, like: Tensor) -> Tensor:
     """The Q of the first step, [columns, rank]: normal numbers, the same on every worker."""
-    generator = torch.Generator().manual_seed(key % 2**63)
-    return torch.randn(columns, rank, generator=generator, dtype=torch.float64).to(like)
+    generator = torch.Generator("cpu").manual_seed(key % 2**63)
+    return torch.randn(columns, rank, generator=generator, dtype=torch.float64, device="cpu").to(like)

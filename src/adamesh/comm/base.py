@@ -103,6 +103,10 @@ class Communicator(ABC):
     """Whether ``reduce_scatter`` is the backend's own (NCCL). Where it is not, the engine moves chunks with
     ``all_to_all`` and sums them itself, in rank order."""
 
+    def reaches(self, device: torch.device) -> bool:
+        """Whether buffers on such a device are moved; `adamesh.comm.staged` does so for those that are not."""
+        return device.type == "cpu"
+
     @abstractmethod
     def allocate(self, numel: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """A zero-filled flat buffer that this communicator can move without a further copy."""

@@ -84,7 +84,7 @@ class GlooCommunicator(Communicator):
         if not message:
             return [b""] * self.size
         sent = torch.frombuffer(bytearray(message), dtype=torch.uint8)
-        received = torch.empty(self.size, len(message), dtype=torch.uint8)
+        received = torch.empty(self.size, len(message), dtype=torch.uint8, device="cpu")
         received[self.rank] = sent
         number = self._num_exchanges
         self._num_exchanges += 1

@@ -33,6 +33,9 @@ class NcclCommunicator(Communicator):
         self._control = control
         self._num_operations = 0
 
+    def reaches(self, device: torch.device) -> bool:
+        return device.type == "cuda"
+
     def allocate(self, numel: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         return torch.zeros(numel, dtype=dtype, device=device)
 

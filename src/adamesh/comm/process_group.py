@@ -18,6 +18,7 @@ from adamesh.comm.gloo import GlooCommunicator
 from adamesh.comm.gloo_mailbox import GlooMailbox
 from adamesh.comm.local import LocalCommunicator
 from adamesh.comm.nccl import NcclCommunicator
+from adamesh.comm.staged import reaching
 from adamesh.errors import ConfigurationError
 
 __all__ = ["process_mesh", "shared_mesh"]
@@ -29,7 +30,8 @@ def process_mesh(device_mesh: DeviceMesh | None, device: torch.device, timeout_s
     Args:
         device_mesh: all ranks of the default group, in any arrangement, on axes "replicate" and "shard"
             or one of them; None is one island of the default group.
-        device: where the buffers live; "cpu" goes by Gloo, "cuda" by NCCL.
+        device: where the buffers live; "cpu" goes by Gloo, "cuda" by what the default group has for it: NCCL, or
+            Gloo by way of the host's memory.
         timeout_s: how long an operation waits for the others, seconds; None is torch's default.
 
     Raises:
@@ -111,12 +113,13 @@ def _join(groups: list[list[int]], name: str, device: torch.device, timeout_s: f
     if device.type not in ("cpu", "cuda"):
         raise ConfigurationError(
             f"no communicator for device {str(device)!r}: "
-            "with several workers, parameters must be on 'cpu' (Gloo) or 'cuda' (NCCL)"
+            "with several workers, parameters must be on 'cpu' (Gloo) or 'cuda' (NCCL, or Gloo by way of the host)"
         )
+    by_nccl = device.type == "cuda" and "cuda:nccl" in dist.get_backend_config().split(",")
     joined: Communicator | None = None
     for ranks in groups:
         control = _new_group(ranks, "gloo", name, timeout_s)
-        payload = _new_group(ranks, "nccl", name, timeout_s) if device.type == "cuda" else None
+        payload = _new_group(ranks, "nccl", name, timeout_s) if by_nccl else None
         if dist.get_rank() in ranks:
             joined = GlooCommunicator(control, name, partial(_mailbox, ranks, timeout_s))
             _leave_with(joined, control)
@@ -124,7 +127,7 @@ def _join(groups: list[list[int]], name: str, device: torch.device, timeout_s: f
                 joined = NcclCommunicator(payload, joined)
                 _leave_with(joined, payload)
     assert joined is not None, (groups, dist.get_rank())
-    return joined
+    return reaching(joined, device)
 
 
 def _mailbox(ranks: list[int], timeout_s: float | None) -> Mailbox:

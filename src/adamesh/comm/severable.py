@@ -158,6 +158,9 @@ class Severable(Communicator):
         self._cut = cut
         self._thread = Thread(waits)
 
+    def reaches(self, device: torch.device) -> bool:
+        return self._inner.reaches(device)
+
     def sever(self, reason: str) -> None:
         """Let all that is under way, and all that comes, raise `PeerLost`. From any thread; again, it does nothing."""
         if self._thread.reason is None:

@@ -366,7 +366,7 @@ class ThreadWorld:
 
     def _meshes(self, hub: Hub) -> list[Mesh]:
         num_replicas, num_shards = self.shape
-        ranks = torch.arange(self.size).view(self.shape)
+        ranks = torch.arange(self.size, device="cpu").view(self.shape)
         world = Group("world", tuple(range(self.size)))
         islands = [Group("shard", tuple(row.tolist())) for row in ranks]
         counterparts = [Group("replicate", tuple(column.tolist())) for column in ranks.T]

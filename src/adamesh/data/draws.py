@@ -29,7 +29,7 @@ def uniform(seed: int, indices: Tensor, num: int) -> Tensor:
         float64 [n, num].
     """
     keys = mixed(indices.reshape(-1, 1) * _GOLDEN + seed)
-    counters = keys + torch.arange(1, num + 1, dtype=torch.int64) * _GOLDEN
+    counters = keys + torch.arange(1, num + 1, dtype=torch.int64, device="cpu") * _GOLDEN
     return _shifted(mixed(counters), 11).double() * 2.0**-53
 
 

@@ -51,7 +51,8 @@ def tally(step: int, indices: Tensor) -> Tally:
         step: its number, from 0.
         indices: the samples' numbers, int64, on the CPU.
     """
-    step_key = mixed(mixed(torch.tensor(step + 1)))  # mixed once, step 3 with sample 5 would be step 5 with sample 3
+    # Twice: mixed once, step 3 with sample 5 would be step 5 with sample 3.
+    step_key = mixed(mixed(torch.tensor(step + 1, device="cpu")))
     keys = mixed(mixed(indices + 1) + step_key)
     return Tally(indices.numel(), int(keys.sum()) % _WORD)  # int64 sums wrap, as they should
 

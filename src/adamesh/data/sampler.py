@@ -82,5 +82,5 @@ class GlobalSampler:
         held = self._permutation
         if held is None or held[0] != epoch:
             generator = torch.Generator().manual_seed(derived_seed("order", self.seed, epoch))
-            held = self._permutation = (epoch, torch.randperm(self.num_samples, generator=generator))
+            held = self._permutation = (epoch, torch.randperm(self.num_samples, generator=generator, device="cpu"))
         return held[1]

@@ -60,7 +60,7 @@ class Engine:
         self.buckets: list[LiveBucket] = []
         plan.full_wire.check_mesh(*mesh.shape)
         self.layout = Layout((), (), mesh.shard.size, mesh.replicate.size)
-        self._device = device
+        self.device = device
         self._meter = Meter(clock)
         membership = Membership(mesh.world.size, epoch)
         pushes, crosses = plan.sync.at(0).pushes is not None, plan.sync.at(0).gradients
@@ -135,7 +135,7 @@ class Engine:
         self._compare(layout)
         self.quiesce()
         everybody = [slot.param for slot in sorted(self.slots, key=lambda slot: slot.place.param)] + params
-        fresh = live_buckets(layout, first, everybody, self.mesh, self._device)
+        fresh = live_buckets(layout, first, everybody, self.mesh, self.device)
         for bucket in fresh:
             if from_first:
                 self.mesh.world.broadcast(bucket.param_N, src=0).wait()
@@ -194,7 +194,7 @@ class Engine:
 
     def _new_scalars(self) -> dict[str, Tensor]:
         return {
-            name: torch.tensor(value, dtype=torch.float32, device=self._device)
+            name: torch.tensor(value, dtype=torch.float32, device=self.device)
             for name, value in self.rule.scalars.items()
         }
 
@@ -223,8 +223,8 @@ class Engine:
                 "its gradient. Step the newer one, or build one optimizer with several parameter groups"
             )
         self.hypers = hypers
-        if self.plan.balance and self._device.type == "cuda":
-            torch.cuda.current_stream(self._device).synchronize()  # what is still computed is this worker's work
+        if self.plan.balance and self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()  # what is still computed is this worker's work
         try:
             outcome = self.transaction.run(hypers, self.wake, self.plan.max_grad_norm, loss_scale)
             for hyper in hypers:
@@ -316,9 +316,9 @@ class Engine:
         ]
 
     def _spec(self, name: str, param: nn.Parameter, group: int, sparse: str) -> ParamSpec:
-        if param.device != self._device:
+        if param.device != self.device:
             raise ParameterError(
-                f"parameter {name!r} is on {param.device} and others are on {self._device}: one optimizer keeps its "
+                f"parameter {name!r} is on {param.device} and others are on {self.device}: one optimizer keeps its "
                 "parameters on one device. Move the model to one device first"
             )
         if not (param.is_floating_point() or param.is_complex()):

@@ -39,13 +39,16 @@ class Estate:
     """By number of a run: the rank that holds it, and which of that rank's runs it is."""
 
 
-def bequeathed(comm: Communicator, mine: Sequence[HeldRun], wants: Sequence[Sequence[Want]]) -> list[HeldRun]:
+def bequeathed(
+    comm: Communicator, mine: Sequence[HeldRun], wants: Sequence[Sequence[Want]], device: torch.device
+) -> list[HeldRun]:
     """What this rank wants, out of what all ranks hold. Collective.
 
     Args:
         comm: among whom.
         mine: what this rank holds; runs may overlap, on one rank and between ranks, and hold the same numbers then.
         wants: by rank, the same on every rank.
+        device: where all of it is.
 
     Raises:
         LayoutError: somebody wants elements that nobody holds; on every rank.
@@ -63,7 +66,8 @@ def bequeathed(comm: Communicator, mine: Sequence[HeldRun], wants: Sequence[Sequ
             for key in want.keys:
                 copies = plan_copies(estate.ranges.get((want.name, key), ()), want.start, want.stop, want.name, near)
                 if rank == comm.rank:
-                    tensors[key] = torch.empty(want.stop - want.start, dtype=estate.dtypes.get((want.name, key)))
+                    dtype = estate.dtypes.get((want.name, key))
+                    tensors[key] = torch.empty(want.stop - want.start, dtype=dtype, device=device)
                 for copy in copies:
                     holder, index = estate.holders[copy.source]
                     length = copy.source_stop - copy.source_start
@@ -77,8 +81,9 @@ def bequeathed(comm: Communicator, mine: Sequence[HeldRun], wants: Sequence[Sequ
                         coming[holder].append(tensors[key][copy.target_start :][:length])
             if rank == comm.rank:
                 got.append(HeldRun(want.name, want.start, want.stop, tensors))
-    send = [_packed(parts) for parts in sent]
-    recv = [torch.empty(sum(t.numel() * t.element_size() for t in parts), dtype=torch.uint8) for parts in coming]
+    send = [_packed(parts, device) for parts in sent]
+    lengths = [sum(t.numel() * t.element_size() for t in parts) for parts in coming]
+    recv = [torch.empty(length, dtype=torch.uint8, device=device) for length in lengths]
     comm.all_to_all_uneven(recv, send).wait()
     for packed, parts in zip(recv, coming, strict=True):
         at = 0
@@ -101,8 +106,8 @@ def _estate(catalogs: Sequence[Sequence[tuple[str, int, int, Mapping[str, str]]]
     return estate
 
 
-def _packed(parts: Sequence[Tensor]) -> Tensor:
-    empty = torch.empty(0, dtype=torch.uint8)
+def _packed(parts: Sequence[Tensor], device: torch.device) -> Tensor:
+    empty = torch.empty(0, dtype=torch.uint8, device=device)
     return torch.cat([empty, *(part.contiguous().view(torch.uint8) for part in parts)])
 
 

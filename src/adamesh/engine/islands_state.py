@@ -233,7 +233,7 @@ class _Seen:
             return self._source.read(name, f"{key}@{self._island}", start, stop)
         counts = self._counts(name)
         moment = self._moments[name].get(key)
-        total, weight = torch.zeros(()), 0
+        total, weight = torch.zeros((), device="cpu"), 0
         for island, count in enumerate(counts):
             if moment is None or count:
                 tensor = self._source.read(name, f"{key}@{island}", start, stop)

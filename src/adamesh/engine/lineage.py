@@ -1,11 +1,15 @@
 """The engines of one optimizer in a company, epoch by epoch."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
+
+import torch
 
 from adamesh.comm.base import Mesh
 from adamesh.comm.company import Company, Formation
 from adamesh.comm.local import LocalCommunicator
+from adamesh.comm.staged import reaching
 from adamesh.engine.engine import Engine
 from adamesh.engine.succession import Estate, resume_agreement, succeed, transaction_of
 from adamesh.engine.transaction import Transaction
@@ -25,6 +29,7 @@ class Lineage:
 
     Args:
         company: who takes part.
+        device: where the parameters are.
         build: makes an engine on a mesh in an epoch; with True, of the first worker's values.
         hypers: the parameter groups.
         gradients: workers agree on gradients in every step.
@@ -33,11 +38,13 @@ class Lineage:
     def __init__(
         self,
         company: Company,
+        device: torch.device,
         build: Callable[[Mesh, int, bool], Engine],
         hypers: Sequence[dict[str, Any]],
         gradients: bool,
     ) -> None:
         self._company = company
+        self._device = device
         self._build = build
         self._hypers = hypers
         self._gradients = gradients
@@ -94,6 +101,7 @@ class Lineage:
                 formation, reason = None, str(error)
 
     def _enter(self, formation: Formation) -> None:
+        formation = replace(formation, world=reaching(formation.world, self._device))
         mesh = mesh_of(formation, self._gradients)
         # Whoever waits for a checkpoint brings nothing. (What a commit left that was cut short is not lost.)
         lost = self._estate is not None and self._estate.is_lost

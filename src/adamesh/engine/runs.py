@@ -80,4 +80,4 @@ class PieceSource:
         runs = [run for run in self._by_name.get(name, []) if key in run.tensors]
         copies = plan_copies((run.range(i, key) for i, run in enumerate(runs)), start, stop, name)
         parts = [runs[c.source].tensors[key][c.source_start : c.source_stop] for c in copies]
-        return parts[0] if len(parts) == 1 else torch.cat([*parts]) if parts else torch.empty(0)
+        return parts[0] if len(parts) == 1 else torch.cat([*parts]) if parts else torch.empty(0, device="cpu")

@@ -89,7 +89,7 @@ class Estate:
             if goes:
                 heir = next(r for r in ((rank + d) % island.size for d in range(1, island.size)) if not going[r])
                 wants[heir] += _slices(self.engine, rank, steps)
-        self.handed = bequeathed(island, _runs(self.engine), wants)
+        self.handed = bequeathed(island, _runs(self.engine), wants, self.engine.device)
         self.handed_at = self.transaction.step_number
 
 
@@ -220,7 +220,7 @@ def _together(
             engine.wake(bucket)
     wants = [_slices(engine, rank, head["steps"]) for rank in range(world.size)]
     try:
-        got = bequeathed(world, old.runs() if old is not None else [], wants)
+        got = bequeathed(world, old.runs() if old is not None else [], wants, engine.device)
     except LayoutError as error:
         lost = StateLost(
             f"workers were lost that held what nobody else does ({error}): parameters and optimizer state of step "
@@ -319,7 +319,7 @@ def _apart(
     steps = given["head"]["steps"]
     step, runs = (min(known)[0], []) if old is None else (old.transaction.step_number, _island(old.engine))
     wants = [_everything(engine, steps) if word is None else [] for word in words]
-    got = bequeathed(world, runs if world.rank == giver else [], wants)
+    got = bequeathed(world, runs if world.rank == giver else [], wants, engine.device)
     got = got if old is None else [*runs, *_residuals(old.engine, engine)]
     restore(engine, PieceSource(got, steps, given["head"]["scalars"], given["sync"]), step)
     engine.transaction.agreement.params_apart = engine.transaction.agreement.state_apart = world.size > 1

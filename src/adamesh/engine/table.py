@@ -79,7 +79,7 @@ class LiveTable:
         self.bounds = torch.tensor(place.row_bounds(comm.size), device=param.device)
         self.values = self.slot.value.view(place.num_rows, place.width)
         self.owned: OwnedRows | None = None
-        self.seen = torch.empty(0, dtype=torch.int32)
+        self.seen = torch.empty(0, dtype=torch.int32, device="cpu")
         """[all rows] where the mode is exact, so that every rank can tell which rows are behind; else [own rows]."""
         self.missed: list[Missed] = []
         """The steps that some rows may have yet to make; always empty unless the mode is exact."""
@@ -186,12 +186,12 @@ class LiveTable:
             tensor.copy_(saved[name].view(tensor.shape)) if steps else tensor.zero_()
         if self.owned.separate:
             self.owned.master.copy_(saved[MASTER].view(own.shape) if MASTER in saved else own)
-        self.owned.count.copy_(saved.get(ROW_COUNT, torch.tensor(steps)))
+        self.owned.count.copy_(saved.get(ROW_COUNT, torch.tensor(steps, device="cpu")))
         if self.exact:
             # Saved rows are up to date. Which were never touched is known to their owners only, and all must agree.
             self.seen.fill_(steps)
         else:
-            self.seen.copy_(saved.get(ROW_SEEN, torch.tensor(steps)))
+            self.seen.copy_(saved.get(ROW_SEEN, torch.tensor(steps, device="cpu")))
 
     def put(self, index: Tensor, params: Tensor, state: Mapping[str, Tensor]) -> None:
         """Overwrite own rows number ``index``, from 0, in the master and in the state."""

@@ -53,7 +53,7 @@ def torch_state(
     for group, members in zip(groups, names, strict=True):
         for number, name in enumerate(members, start=position):
             slot = slots[name]
-            counted = {"step": torch.tensor(float(slot.steps))} if rule.torch_counts_steps else {}
+            counted = {"step": torch.tensor(float(slot.steps), device="cpu")} if rule.torch_counts_steps else {}
             scalars = {key: value.cpu().clone() for key, value in slot.scalars.items()}
             entry = {**counted, **scalars, **tensors.get(name, {})}
             if slot.steps and entry:

@@ -306,7 +306,7 @@ class Transaction:
                 squares = self._meter.read(self.reducer.drain(self._weight, used)) + self.rows.squares()
             if to_measure is not None and self._mesh.replicate.rank == 0:  # the other islands hold the same
                 sizes = (shard.magnitude(to_measure) for shard in self.shards.values())
-                measured = self._meter.read(sum(sizes, torch.zeros((), dtype=torch.float64)))
+                measured = self._meter.read(sum(sizes, torch.zeros((), dtype=torch.float64, device="cpu")))
         except CommunicationError:
             raise
         except Exception as error:  # told to the others by the vote, then raised

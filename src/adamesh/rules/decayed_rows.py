@@ -59,4 +59,4 @@ class DecayedRows(RowRule):
 def _power(base: float, exponents: Tensor, like: Tensor) -> Tensor:
     """A column of ``base ** exponents``."""
     # In float64: of 1 - 0.999^n, float32 would leave four digits.
-    return torch.pow(torch.tensor(base, dtype=torch.float64), exponents.cpu().double()).to(like)[:, None]
+    return torch.pow(torch.tensor(base, dtype=torch.float64, device="cpu"), exponents.cpu().double()).to(like)[:, None]

@@ -52,9 +52,9 @@ def check_worker(folder: Path, tamper: Tamper | None = None) -> None:
     config = load_config(folder / "config.toml")
     task = find_task(config.task)
     config = _comparable(resolved(config, task))
-    device = choose_device(config.device)
+    device = choose_device(config)
     splits = task.load_data(config.data, config.seed)
-    workers = GroupWorkers.join(device, config.plan.timeout_s)
+    workers = GroupWorkers.join(device, config.plan.timeout_s, config.backend)
     run = Run(config, task, splits, folder, workers, device)
     report = _Check(run).compare(tamper)
     if report is not None:

@@ -315,6 +315,9 @@ class RunConfig:
     """bf16: the forward pass runs under torch's autocast."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU for each worker if there are enough of them, else the CPU."""
+    backend: Literal["auto", "nccl", "gloo"] = "auto"
+    """What moves gradients between GPUs; auto: NCCL, and Gloo by way of the host where workers come and go. With gloo
+    several workers may share a GPU."""
     log_every: int = 1
     """Steps between lines of metrics.jsonl."""
     eval_every: int | None = None
@@ -365,6 +368,9 @@ class RunConfig:
         _require_at_least("tolerance_steps", self.tolerance_steps, 2)
         unused = self.guard != Guard() and not self.plan.guard
         _require(not unused, "plan.guard", "false", "[guard] is set; set plan.guard = true, or leave [guard] out")
+        by_nccl = self.backend == "nccl"
+        _require(not by_nccl or self.device != "cpu", "backend", "'nccl'", "moves nothing for device = 'cpu'")
+        _require(not by_nccl or self.elastic is None, "backend", "'nccl'", "is not for elastic workers: leave it out")
         together = self.tolerance is None or self.plan.schedule.kind != "async"
         _require(together, "tolerance", self.tolerance, f"nobody knows the norm of a mean under {self.plan.sync}")
 

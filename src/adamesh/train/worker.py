@@ -9,14 +9,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from adamesh.errors import ConfigurationError, Expelled
 from adamesh.tasks.catalog import find_task
-from adamesh.train.config import load_config, resolved
+from adamesh.train.config import RunConfig, load_config, resolved
 from adamesh.train.elastic import Departed, elastic_here, warm_up
 from adamesh.train.progress import Handed, display_for
 from adamesh.train.rehearsal import DRILL, Rehearsal
@@ -39,13 +38,13 @@ def run_worker(run_dir: Path, resume: bool) -> Summary:
     task = find_task(config.task)
     config = resolved(config, task)
     config.check_world(config.most_workers(_number("WORLD_SIZE", 1)))
-    device = choose_device(config.device)
+    device = choose_device(config)
     splits = task.load_data(config.data, config.seed)
     if config.elastic is not None:
         warm_up(task, splits, device)
     elastic = elastic_here(config.elastic)
     if elastic is None:
-        workers: Workers = GroupWorkers.join(device, config.plan.timeout_s)
+        workers: Workers = GroupWorkers.join(device, config.plan.timeout_s, config.backend)
         display = display_for(workers.is_first)
     else:
         workers = CompanyWorkers(elastic.company)
@@ -58,22 +57,28 @@ def run_worker(run_dir: Path, resume: bool) -> Summary:
     return summary
 
 
-def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
+def choose_device(config: RunConfig) -> torch.device:
     """This worker's device: the GPU of its number on this machine, or the CPU.
+
+    Workers share GPUs only where they are asked to be on GPUs, and talk by Gloo (elastic ones do).
 
     Raises:
         ConfigurationError: cuda is wanted and there are fewer GPUs than workers on this machine.
     """
-    needed = _number("LOCAL_WORLD_SIZE", 1)
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if wanted == "cuda" and found < needed:
-        raise ConfigurationError(
-            f"device = 'cuda': {needed} workers on this machine need as many GPUs, and it has {found}; "
-            "start fewer workers or set device = 'cpu'"
-        )
-    if wanted == "cpu" or found < needed:
+    needed, number = _number("LOCAL_WORLD_SIZE", 1), _number("LOCAL_RANK", 0)
+    found = torch.cuda.device_count() if config.device != "cpu" and torch.cuda.is_available() else 0
+    if config.device == "cuda":
+        by_gloo = config.backend == "gloo" or config.elastic is not None
+        if found == 0 or (found < needed and not by_gloo):
+            fewer = "start fewer workers, let them share GPUs with backend = 'gloo', or"
+            remedy = fewer if found else "leave it out or"
+            raise ConfigurationError(
+                f"device = 'cuda': {needed} workers on this machine need as many GPUs, and it has {found}; "
+                f"{remedy} set device = 'cpu'"
+            )
+    elif found < needed:
         return torch.device("cpu")
-    device = torch.device("cuda", _number("LOCAL_RANK", 0))
+    device = torch.device("cuda", number % found)
     torch.cuda.set_device(device)
     return device
 

@@ -5,6 +5,7 @@ import struct
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -77,13 +78,21 @@ class GroupWorkers(Workers):
         return self._size
 
     @classmethod
-    def join(cls, device: torch.device, timeout_s: float | None) -> "GroupWorkers":
-        """Meet the other workers, as torchrun's environment variables say; alone where they say nothing."""
+    def join(
+        cls, device: torch.device, timeout_s: float | None, backend: Literal["auto", "nccl", "gloo"] = "auto"
+    ) -> "GroupWorkers":
+        """Meet the other workers, as torchrun's environment variables say; alone where they say nothing.
+
+        Args:
+            device: this worker's.
+            timeout_s: how long an operation waits for the others, seconds; None is torch's default.
+            backend: what moves the optimizer's buffers; auto is NCCL for GPUs, Gloo for CPUs.
+        """
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size == 1:
             return cls(rank=0, size=1, group=None)
         timeout = None if timeout_s is None else timedelta(seconds=timeout_s)
-        if device.type == "cuda":
+        if device.type == "cuda" and backend != "gloo":
             dist.init_process_group("nccl", timeout=timeout, device_id=device)
         else:
             dist.init_process_group("gloo", timeout=timeout)

@@ -27,13 +27,41 @@ def test_a_worker_started_again_after_a_failure_resumes(tmp_path, monkeypatch, c
     assert "resumed: from step-00000003 with 1 workers" in capsys.readouterr().out
 
 
-def test_workers_share_no_gpu_unasked(monkeypatch):
+@pytest.fixture
+def one_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert choose_device("auto").type == "cpu"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+
+
+def config(**settings):
+    return RunConfig(task="regression", **settings)
+
+
+def test_workers_share_no_gpu_unasked(one_gpu):
+    assert choose_device(config()).type == "cpu"
+    assert choose_device(config(backend="gloo")).type == "cpu"
     with pytest.raises(ConfigurationError, match="2 workers on this machine need as many GPUs, and it has 1"):
-        choose_device("cuda")
+        choose_device(config(device="cuda"))
+
+
+@pytest.mark.parametrize("how", [{"backend": "gloo"}, {"elastic": "1:4"}], ids=str)
+def test_workers_that_talk_by_the_host_may_share_a_gpu(one_gpu, how):
+    assert choose_device(config(device="cuda", **how)) == torch.device("cuda", 0)
+
+
+def test_a_gpu_that_is_not_there_is_asked_for_in_vain(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigurationError, match="it has 0; leave it out or set device = 'cpu'"):
+        choose_device(config(device="cuda", backend="gloo"))
+
+
+@pytest.mark.parametrize("wrong", [{"device": "cpu"}, {"elastic": "1:2"}], ids=str)
+def test_nccl_is_refused_where_it_moves_nothing(wrong):
+    with pytest.raises(ConfigurationError, match="backend = 'nccl'"):
+        config(backend="nccl", **wrong)
 
 
 def test_a_batch_that_is_smaller_than_the_workers_is_refused_before_they_meet(tmp_path, monkeypatch):

@@ -80,10 +80,10 @@ class Desk:
             How many steps each rank has made.
         """
         rank, size = self.mailbox.rank, self.mailbox.size
-        clocks = torch.full((size, 1), clock, dtype=torch.int64)
+        clocks = torch.full((size, 1), clock, dtype=torch.int64, device="cpu")
         if self._service is not None:
             others = [other for other in range(size) if other != rank]
-            letter = torch.zeros(LetterHead.NUM_BYTES, dtype=torch.uint8)
+            letter = torch.zeros(LetterHead.NUM_BYTES, dtype=torch.uint8, device="cpu")
             LetterHead(Kind.HALT, clock=clock).write(letter)
             mine = clocks[rank].view(torch.uint8)
             coming = [self.mailbox.await_answer(clocks[o].view(torch.uint8), o, _HALT_LINE) for o in others]
@@ -133,7 +133,7 @@ class Desk:
         out = self._answers.get((sender, index))
         if out is None:
             num_bytes = ANSWER_HEAD + bucket.place.numel // self.mailbox.size * bucket.dtype.itemsize
-            out = torch.zeros(num_bytes, dtype=torch.uint8, pin_memory=bucket.param_N.is_cuda)
+            out = torch.zeros(num_bytes, dtype=torch.uint8, device="cpu", pin_memory=bucket.param_N.is_cuda)
             self._answers[sender, index] = out
         self._owner.answer(bucket, letter, self.format(bucket), self._hyper(bucket.place.group), sender, out)
         return out

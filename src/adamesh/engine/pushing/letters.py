@@ -137,7 +137,7 @@ class LetterFormat:
     def write_details(self, letter: Tensor, numbers: Sequence[float], used: Sequence[bool]) -> None:
         """Hyper-parameters and used slots."""
         start, stop = self._used
-        letter[_LETTER.size : start].view(torch.float64).copy_(torch.tensor(numbers, dtype=torch.float64))
+        letter[_LETTER.size : start].view(torch.float64).copy_(torch.tensor(numbers, dtype=torch.float64, device="cpu"))
         bits = np.packbits(np.array(used, dtype=bool))
         letter[start:stop].zero_()
         letter[start : start + len(bits)].numpy()[:] = bits

@@ -185,9 +185,11 @@ class PushPassage(Passage):
         bucket, size = self._bucket, self._mailbox.size
         numel = bucket.place.numel // size
         pinned = bucket.param_N.is_cuda
-        letters = [torch.zeros(self._format.longest, dtype=torch.uint8, pin_memory=pinned) for _ in range(size)]
+        letters = [
+            torch.zeros(self._format.longest, dtype=torch.uint8, device="cpu", pin_memory=pinned) for _ in range(size)
+        ]
         num_bytes = ANSWER_HEAD + numel * bucket.dtype.itemsize
-        answers = [torch.zeros(num_bytes, dtype=torch.uint8, pin_memory=pinned) for _ in range(size)]
+        answers = [torch.zeros(num_bytes, dtype=torch.uint8, device="cpu", pin_memory=pinned) for _ in range(size)]
         coders = []
         if self._codec is not None:
             runs = [(slot.start, slot.stop) for slot in bucket.place.slots]

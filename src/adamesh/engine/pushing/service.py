@@ -33,7 +33,7 @@ class Service:
         self._answered_bytes = self._told_bytes = 0
         self._mailbox = mailbox
         self._answering = answering
-        self._letter = torch.empty(longest, dtype=torch.uint8)
+        self._letter = torch.empty(longest, dtype=torch.uint8, device="cpu")
         self._timeout_s = timeout_s
         self._sending: dict[tuple[int, int], Work] = {}
         self._changed = threading.Condition()

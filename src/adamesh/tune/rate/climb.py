@@ -46,9 +46,9 @@ def main(arguments: Sequence[str]) -> int:
     config = load_config(folder / "config.toml")
     task = find_task(config.task)
     config = resolved(config, task)
-    device = choose_device(config.device)
+    device = choose_device(config)
     splits = task.load_data(config.data, config.seed)
-    workers = GroupWorkers.join(device, config.plan.timeout_s)
+    workers = GroupWorkers.join(device, config.plan.timeout_s, config.backend)
     display = display_for(workers.is_first)
     curves = []
     for number in range(num_seeds):
