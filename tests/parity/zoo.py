@@ -77,7 +77,9 @@ class Recipe:
         return getattr(module, self.rule)(self.groups(model), **options)
 
     def build_torchs(self, model: nn.Module) -> Any:
-        """torch's optimizer by its fused kernel, or else its plain one, which on a GPU is not its default."""
+        """torch's optimizer by its fused kernel, or else its plain one; on a GPU NAdam's that waits for nothing."""
+        if self.rule == "NAdam":
+            return self.build(torch.optim, model, capturable=DEVICE.type != "cpu")
         if self.rule not in FUSED:
             return self.build(torch.optim, model, foreach=False)
         optimizer = self.build(torch.optim, model, fused=True)
