@@ -9,7 +9,7 @@ READY := .venv/.ready
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train test soak check bench faults docs newcomer clean
+.PHONY: help train test gpu soak check bench faults docs newcomer clean
 
 help:  ## list the doors
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -20,6 +20,12 @@ train: $(READY)  ## train on the embedded handwritten digits with two workers; n
 # Files by their names: xdist would keep those of few tests for the end, and they are the long ones.
 test: $(READY)  ## all tests, including real processes and doctests
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+gpu: $(READY)  ## the laws of training with models on a GPU, and NCCL's; needs one
+	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available() and "make gpu: torch finds no CUDA device here")'
+	@ADAMESH_TEST_DEVICE=cuda $(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder tests/gpu tests/conformance/test_communicators.py \
+	    tests/parity tests/semantics tests/sync tests/wire tests/pushing tests/guard tests/checkpoint tests/elastic/test_kills.py \
+	    tests/elastic/test_islands.py tests/unit/test_scaler.py $(ARGS)
 
 soak: $(READY)  ## all tests, and all cases of each: every operation, every byte, a thousand steps; half an hour
 	@ADAMESH_TESTS=all $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "" -o timeout=1200 $(ARGS)

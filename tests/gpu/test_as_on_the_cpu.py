@@ -17,7 +17,7 @@ from tests.plans import PLANS
 from tests.wire.world import CODECS
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
-STEPS = 9
+STEPS = 5  # later on, what rounds otherwise may be just within or without the largest elements
 DEVICES = ("cuda", "cpu")
 SHAPES = {"exact": (2, 2)}
 

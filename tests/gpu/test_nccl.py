@@ -85,7 +85,8 @@ def _mailbox(ranks: list[int]) -> GlooMailbox:
     return GlooMailbox(dist.new_group(ranks, backend="gloo"))
 
 
-def test_all_laws_hold_over_nccl():
+def test_all_laws_hold_over_nccl(monkeypatch):
+    monkeypatch.setenv("ADAMESH_TEST_DEVICE", "cuda")  # for the ranks, which read it when they begin
     size = torch.cuda.device_count()
     context = multiprocessing.get_context("spawn")
     outcomes = context.Queue()
