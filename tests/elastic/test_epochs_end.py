@@ -4,7 +4,6 @@ import gc
 import os
 import socket
 import threading
-from itertools import pairwise
 
 import pytest
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -49,9 +48,8 @@ def test_files_and_threads_of_past_epochs_are_given_back():
     founder = Workers.found(store, 0, 2, Terms(HOST, TOKEN))
     live(0)
     second.join(30)
-    per_epoch = max(after - before for before, after in pairwise(open_files))
-    assert per_epoch > 0
-    assert max(open_files) < open_files[0] + 10 * per_epoch
+    # A group has four or more; those of one or two epochs may be about to be closed.
+    assert max(open_files) <= open_files[0] + 10 < open_files[0] + 4 * EPOCHS
 
 
 def test_who_has_ended_its_part_is_not_there_to_be_joined(tmp_path, monkeypatch):

@@ -68,21 +68,32 @@ class Meeting:
         self._timeout_s = timeout_s
         self._rings: list[GlooRing] = []
         self._cut = False
+        self._left = False
         if len(roster.members) == 1:
             self.world = LocalCommunicator()
         else:
             threading.Thread(target=self._meet, name=f"adamesh meets for epoch {roster.epoch}", daemon=True).start()
 
     def sever(self, reason: str) -> None:
-        """Cut what has been built, for good."""
-        if isinstance(self.world, Severable):
-            self.world.sever(reason)
+        """Cut what has been built, for good. From any thread."""
+        world = self.world
+        if isinstance(world, Severable):
+            world.sever(reason)
+
+    def leave(self, reason: str) -> None:
+        """Cut it, and hold on to nothing: the group and its connections go with who still uses what joined it."""
+        self.sever(reason)
+        self._left = True
+        self.world = None
+        self._rings = []
 
     def _meet(self) -> None:
         try:
             ring = self._ring("world")
             inner = GlooCommunicator(ring.group, "world", self._mailboxes())
-            self.world = Severable(inner, self._cut_all, self._waits)
+            world = Severable(inner, self._cut_all, self._waits)
+            if not self._left:
+                self.world = world
         except Exception as error:
             # Whoever asks for the world is told why there is none.
             self.error = error

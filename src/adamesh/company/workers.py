@@ -1,6 +1,5 @@
 """The company of worker processes."""
 
-import gc
 import secrets
 import threading
 import time
@@ -22,9 +21,6 @@ from adamesh.membership.sentinel import Sentinel
 __all__ = ["Workers"]
 
 _RECHECK_S = 0.05
-_COLLECT_EVERY = 8
-"""Epochs. A group of torch's holds two threads and some files, in cycles with what used it, and Python may not come to
-collect them for a thousand steps: after a hundred epochs there would be no files left to open."""
 
 
 class Workers(Company):
@@ -154,7 +150,7 @@ class Workers(Company):
         farewell()
         self._sentinel.close()
         if self._meeting is not None:
-            self._meeting.sever("this worker has left the company")
+            self._meeting.leave("this worker has left the company")
 
     def __enter__(self) -> Self:
         return self
@@ -190,12 +186,11 @@ class Workers(Company):
             except PeerLost:
                 deadline = time.monotonic() + self._terms.patience.quorum_s
                 self._sentinel.end(roster.epoch, broken=True)
+                meeting.leave(f"epoch {roster.epoch} ended while its members were still meeting")
                 continue
             break
         if left is not None:
-            left.sever(f"epoch {left.roster.epoch} is over")
-        if roster.epoch % _COLLECT_EVERY == 0:
-            gc.collect()
+            left.leave(f"epoch {left.roster.epoch} is over")
         return self._settle(before, roster, reason)
 
     def _await_roster(self, after: int, deadline: float) -> Roster:
