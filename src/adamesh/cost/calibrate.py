@@ -2,6 +2,7 @@
 
 import json
 import os
+import statistics
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -46,6 +47,8 @@ class Measured:
     loopback: Link
     rehearsals: tuple[Rehearsed, ...]
     """By plan."""
+    together_s: tuple[float | None, ...]
+    """By plan: seconds of a step that workers made together, over loopback; None where not all of them had a core."""
 
 
 def probe_speed() -> Speed:
@@ -82,7 +85,8 @@ def measure(case: Case, candidates: Sequence[Candidate], rounds: int) -> Measure
             raise AdameshError(f"measuring failed: {outcome.failure.line()}")
         found = json.loads((folder / "found.json").read_text(encoding="utf-8"))
     loopback = Link(**found["loopback"]) if found["loopback"] else LOOPBACK
-    return Measured(loopback, tuple(_rehearsed(plain) for plain in found["rehearsals"]))
+    together_s = tuple(statistics.median(turns) if turns else None for turns in found["together_s"])
+    return Measured(loopback, tuple(_rehearsed(plain) for plain in found["rehearsals"]), together_s)
 
 
 def _rehearsed(plain: dict[str, Any]) -> Rehearsed:

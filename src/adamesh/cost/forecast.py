@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from math import ceil, sqrt
 
 from adamesh.cost.candidates import Candidate, Effect
+from adamesh.cost.links import Link
 from adamesh.cost.network import Links, Timing, replay
 from adamesh.cost.rehearse import Rehearsed
 
-__all__ = ["Advice", "Forecast", "advise", "forecast", "skew_s"]
+__all__ = ["Advice", "Forecast", "Nearby", "advise", "forecast", "skew_s"]
 
 NEAR = 0.05
 """A plan that changes less of what is trained is taken if the fastest one is not faster by more than this."""
@@ -27,11 +28,17 @@ class Forecast:
     """Of all workers."""
     fits: bool
     """Into the device's memory, as far as both are known."""
+    step_s: float
+    """Seconds a step, the mean over a period."""
 
-    @property
-    def step_s(self) -> float:
-        """Seconds a step, the mean over a period."""
-        return self.timing.step_s + self.skew_s
+
+@dataclass(frozen=True)
+class Nearby:
+    """Steps that all workers made together on one machine."""
+
+    step_s: float
+    link: Link
+    """What was between them."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,7 @@ def forecast(
     batch_size: int,
     device_bytes: float | None,
     works_s: Sequence[float] = (),
+    nearby: Nearby | None = None,
 ) -> Forecast:
     """The price of a plan.
 
@@ -65,17 +73,22 @@ def forecast(
         batch_size: samples of all workers in a step.
         device_bytes: memory of each worker's device; None: any.
         works_s: seconds that steps of one worker took, on their own; empty: all alike.
+        nearby: what was measured of all workers together; the link's part is all that is foretold then.
     """
     timing = replay(rehearsed.traces, links)
     late_s = skew_s(works_s, world) * _meetings(rehearsed)
+    step_s = timing.step_s + late_s
+    if nearby is not None:
+        step_s = nearby.step_s + max(0.0, timing.step_s - replay(rehearsed.traces, Links(*2 * [nearby.link])).step_s)
     peak = 0 if rehearsed.memory is None else rehearsed.memory.peak
     return Forecast(
         candidate=candidate,
         rehearsed=rehearsed,
         timing=timing,
         skew_s=late_s,
-        samples_per_s=batch_size / (timing.step_s + late_s),
+        samples_per_s=batch_size / step_s,
         fits=device_bytes is None or peak <= device_bytes,
+        step_s=step_s,
     )
 
 

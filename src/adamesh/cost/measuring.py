@@ -1,7 +1,8 @@
 """What each measuring worker executes: ``python -m adamesh.train.process adamesh.cost.measuring FOLDER``.
 
 The workers take a plan's steps at the same time, each by itself, so that what they share (cores, memory, caches) is
-shared as in training. Then two of them find out what a message costs on this machine.
+shared as in training. Then they find out what a message costs on this machine; and where they are as many as are
+planned for, they train together for a while, each plan in its turn.
 """
 
 import json
@@ -22,7 +23,10 @@ from adamesh.cost.case import open_case
 from adamesh.cost.links import Link
 from adamesh.cost.rehearse import Stage
 from adamesh.train.config import load_config
+from adamesh.train.laps import Lapper, endless, in_turns
+from adamesh.train.run import Run
 from adamesh.train.settings import PlanSettings
+from adamesh.train.workers import GroupWorkers
 
 __all__ = ["main"]
 
@@ -30,6 +34,9 @@ _SWAPS = 100
 _SIDE = 256
 _BULK = 8 << 20
 _BULKS = 10
+_TURNS = 4
+_STEPS = 16
+"""Of a turn, at least."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -37,8 +44,9 @@ def main(arguments: Sequence[str]) -> int:
     folder = Path(arguments[0])
     plain = json.loads((folder / "course.json").read_text(encoding="utf-8"))
     course = Course(**{**plain, "plans": tuple(plain["plans"])})
-    case = open_case(load_config(folder / "config.toml"), course.world)
-    dist.init_process_group("gloo")
+    config = load_config(folder / "config.toml")
+    case, cpu = open_case(config, course.world), torch.device("cpu")
+    workers = GroupWorkers.join(cpu, None)
     try:
         batches = case.micro_batches()
         stages = [Stage(case, PlanSettings(**plan), batches) for plan in course.plans]
@@ -49,17 +57,26 @@ def main(arguments: Sequence[str]) -> int:
                 stage.round()
         rehearsals = [stage.seen() for stage in stages]
         loopback = None
-        if dist.get_world_size() > 1:
-            loopback = _loopback(process_mesh(None, torch.device("cpu"), None).world)
-        if dist.get_rank() == 0:
+        if workers.size > 1:
+            loopback = _loopback(process_mesh(None, cpu, None).world)
+        together_s: list[list[float]] = [[] for _ in course.plans]
+        if workers.size == course.world > 1:
+            run = Run(endless(config), case.task, case.splits, folder, workers, cpu)
+            lappers = [Lapper(run, PlanSettings(**plan)) for plan in course.plans]
+            in_turns(lappers, _TURNS, _STEPS, dist.barrier)
+            together_s = [lapper.step_s for lapper in lappers]
+            for lapper in lappers:
+                lapper.close()
+        if workers.is_first:
             found = {
                 "loopback": None if loopback is None else asdict(loopback),
+                "together_s": together_s,
                 "rehearsals": [asdict(rehearsed) for rehearsed in rehearsals],
             }
             (folder / "found.json").write_text(json.dumps(found), encoding="utf-8")
         dist.barrier()
     finally:
-        dist.destroy_process_group()
+        workers.part()
     return 0
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from adamesh.cost.calibrate import measure, probe_speed
 from adamesh.cost.candidates import Candidate, candidates
 from adamesh.cost.case import Case
-from adamesh.cost.forecast import Advice, Forecast, advise, forecast
+from adamesh.cost.forecast import Advice, Forecast, Nearby, advise, forecast
 from adamesh.cost.links import Link
 from adamesh.cost.network import Links
 from adamesh.cost.paper import Speed
@@ -83,17 +83,19 @@ def plan_for(case: Case, request: Request, progress: Callable[[str], None] = lam
     links = request.links
     inside = request.island_link
     rehearsals: Sequence[Rehearsed] = paper
+    nearby: Sequence[Nearby | None] = [None] * len(plans)
     if request.measure:
         progress("measuring: workers take steps side by side")
         measured = measure(case, plans, ROUNDS)
         links = tuple(link.calibrated(measured.loopback) for link in links)
         inside = None if inside is None else inside.calibrated(measured.loopback)
+        nearby = [None if s is None else Nearby(s, measured.loopback) for s in measured.together_s]
         rehearsals = [_timed(told, seen) for told, seen in zip(paper, measured.rehearsals, strict=True)]
     works_s = [work for seen in rehearsals for work in _relative(seen)]
     forecasts = {
         asked.name: [
-            _priced(case, request, candidate, rehearsed, Links(link, inside or link), works_s)
-            for candidate, rehearsed in zip(plans, rehearsals, strict=True)
+            _priced(case, request, candidate, rehearsed, Links(link, inside or link), works_s, near)
+            for candidate, rehearsed, near in zip(plans, rehearsals, nearby, strict=True)
         ]
         for asked, link in zip(request.links, links, strict=True)
     }
@@ -102,7 +104,13 @@ def plan_for(case: Case, request: Request, progress: Callable[[str], None] = lam
 
 
 def _priced(
-    case: Case, request: Request, candidate: Candidate, rehearsed: Rehearsed, links: Links, works: Sequence[float]
+    case: Case,
+    request: Request,
+    candidate: Candidate,
+    rehearsed: Rehearsed,
+    links: Links,
+    works: Sequence[float],
+    nearby: Nearby | None,
 ) -> Forecast:
     assert case.config.batch_size is not None
     mean_s = sum(rehearsed.works_s) / len(rehearsed.works_s) if rehearsed.works_s else 0.0
@@ -114,6 +122,7 @@ def _priced(
         batch_size=case.config.batch_size,
         device_bytes=request.device_bytes,
         works_s=[work * mean_s for work in works],
+        nearby=nearby,
     )
 
 

@@ -20,10 +20,11 @@ from adamesh.train.progress import Display
 from adamesh.train.rehearsal import MADE
 from adamesh.train.settings import RunConfig
 
-__all__ = ["Drill", "Settings", "calm_run", "durations", "rehearse"]
+__all__ = ["Drill", "Settings", "calm_run", "durations", "lasting", "rehearse"]
 
-_STEPS = 120
-"""Before and after the faults, and for each: many are made, slowly, while a new worker starts."""
+_PROBE_STEPS = 100
+_STEPS, _SECONDS = 120, 4.0
+"""Before and after the faults, and for each, at least: many are made, slowly, while a new worker starts."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,11 @@ def rehearse(config: RunConfig, settings: Settings, folder: Path, display: Displ
     """
     folder.mkdir(parents=True, exist_ok=True)
     machine = Machine.observed()
+    config = replace(config, elastic=f"1:{config.nproc}", log_every=1)
     courses = [(fault, respawn) for fault in settings.faults for respawn in _respawns(fault, settings.respawn)]
     if config.steps is None and config.epochs is None:
-        config = replace(config, steps=_STEPS * (1 + settings.times))
-    config = replace(config, elastic=f"1:{config.nproc}", log_every=1)
+        parts = 1 + settings.times
+        config = lasting(config, _SECONDS * parts, _STEPS * parts, folder / "probe")
     display.begin(
         [
             ("task", config.task),
@@ -109,6 +111,16 @@ def rehearse(config: RunConfig, settings: Settings, folder: Path, display: Displ
     finally:
         display.end()
     return Drill(machine, config.task, config.nproc, calm.steps, usual[WHOLE_STEP], calm, rehearsals, skipped)
+
+
+def lasting(config: RunConfig, seconds: float, least: int, folder: Path) -> RunConfig:
+    """The configuration with as many steps as last so long without a fault, found by a short run, and at least so many.
+
+    Raises:
+        AdameshError: the short run has failed.
+    """
+    _, session = calm_run(replace(config, steps=_PROBE_STEPS), folder)
+    return replace(config, steps=max(least, round(seconds / durations(session)[WHOLE_STEP])))
 
 
 def durations(session: Session) -> dict[str, float]:

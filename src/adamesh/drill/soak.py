@@ -13,9 +13,8 @@ from adamesh.bench.hosts import Hosts
 from adamesh.bench.machine import Machine
 from adamesh.drill.hits import Hit, Hitter
 from adamesh.drill.names import FaultName
-from adamesh.drill.notes import WHOLE_STEP
 from adamesh.drill.outcome import Ending, Rehearsal, compared, ending
-from adamesh.drill.rehearse import calm_run, durations
+from adamesh.drill.rehearse import calm_run, durations, lasting
 from adamesh.drill.session import Ended, Session
 from adamesh.errors import AdameshError
 from adamesh.train.progress import Display
@@ -23,7 +22,6 @@ from adamesh.train.settings import RunConfig
 
 __all__ = ["Soak", "soak"]
 
-_PROBE_STEPS = 100
 _AROUND = 50
 """Steps on either side, among which a fault's are few."""
 _LEAST_WORKERS = 3
@@ -71,8 +69,7 @@ def soak(
     most = config.nproc  # more would share the same cores, and be slower without any fault
     config = replace(config, elastic=f"1:{most}", log_every=1)
     if config.steps is None and config.epochs is None:
-        _, session = calm_run(replace(config, steps=_PROBE_STEPS), folder / "probe")
-        config = replace(config, steps=max(_PROBE_STEPS, round(60 * minutes / durations(session)[WHOLE_STEP])))
+        config = lasting(config, 60 * minutes, 1, folder / "probe")
     calm, session = calm_run(config, folder / "calm")
     usual = durations(session)
     display.begin(

@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adamesh.cost.candidates import Candidate, Effect, candidates
-from adamesh.cost.forecast import Forecast, advise, skew_s
-from adamesh.cost.network import Timing
-from adamesh.cost.rehearse import Memory, Rehearsed
+from adamesh.cost.forecast import Forecast, Nearby, advise, forecast, skew_s
+from adamesh.cost.links import Link
+from adamesh.cost.network import Links, Timing
+from adamesh.cost.rehearse import Memory, Rehearsed, StepKind
+from adamesh.cost.trace import Event, Trace
 from adamesh.tasks.catalog import find_task
 from adamesh.train.config import PlanSettings, RunConfig, resolved
 
@@ -20,7 +22,7 @@ def priced(name, effect, step_s, *, peak=100, fits=True, for_safety=False):
     memory = Memory(0, 0, 0, 0, 0, 0, peak)
     rehearsed = Rehearsed((), (), (), 1, 1, memory)
     candidate = Candidate(name, PlanSettings(), effect, for_safety)
-    return Forecast(candidate, rehearsed, Timing(step_s, step_s, 0.0, 0.0), 0.0, 1 / step_s, fits)
+    return Forecast(candidate, rehearsed, Timing(step_s, step_s, 0.0, 0.0), 0.0, 1 / step_s, fits, step_s)
 
 
 def test_what_changes_less_wins_unless_it_is_slower_by_more_than_a_twentieth():
@@ -67,3 +69,18 @@ def test_every_candidate_is_sound_and_has_a_name_of_its_own(world, per_host):
 def test_what_the_configuration_asks_for_is_among_them():
     config = replace(DIGITS, plan=PlanSettings(up="topk-0.01", sync="every-step"))
     assert [c.settings for c in candidates(config, 4) if c.name == "as configured"] == [config.plan]
+
+
+def test_where_workers_trained_together_only_the_links_part_is_foretold():
+    trace = Trace((Event("swap", 0.01, 1, "world", 1_000_000, 1),), 0.0)
+    kinds = (StepKind(trace, 1_000_000, 0, 0),)
+    rehearsed = Rehearsed((0,), kinds, (), 1, 1)
+    near, far = (Link("l", rate, 0.0, message_s=0.0) for rate in (1e9, 1e7))
+    candidate = Candidate("exact", PlanSettings(), Effect.EXACT)
+
+    def step_s(link):
+        nearby, links = Nearby(0.05, near), Links(link, link)
+        return forecast(candidate, rehearsed, links, world=2, batch_size=1, device_bytes=None, nearby=nearby).step_s
+
+    assert step_s(near) == pytest.approx(0.05)
+    assert step_s(far) == pytest.approx(0.05 + 0.1 - 0.001)
