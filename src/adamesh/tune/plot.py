@@ -31,7 +31,7 @@ def plot(results: Sequence[ArmResult], title: str, file: Path) -> str:
     shown = {label: values for label, values in xs.items() if any(any(line) for line in values)}
     # The legend stands below: names of arms are long.
     legend_rows = -(-len(results) // _LEGEND_COLUMNS)
-    figure = Figure(figsize=(13, 4.4 + 0.2 * legend_rows), layout="constrained")
+    figure = Figure(figsize=(11, 4.2 + 0.2 * legend_rows), layout="constrained")
     axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     labelled = set()
     for place, (number, name, curve) in enumerate(curves):
