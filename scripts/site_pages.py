@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("CHANGELOG.md", "CONTRIBUTING.md")
+_ENGLISH = '<html lang="en"'
 
 
 def on_config(config: Any) -> Any:
@@ -39,6 +41,15 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if "/" not in page.file.src_uri:
         return markdown.replace("](../examples/", "](examples/")
     return markdown.replace("](../../examples/", "](../examples/")
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> str:
+    """Pages in Chinese say so: browsers choose glyphs by it, and would take Japanese ones for a page in English."""
+    if not page.file.src_uri.startswith("zh/"):
+        return output
+    if output.count(_ENGLISH) != 1:
+        raise PluginError(f"{page.file.src_uri}: {_ENGLISH} not found once; the theme writes it otherwise now")
+    return output.replace(_ENGLISH, '<html lang="zh-Hans"')
 
 
 def _section(config: Any, name: str) -> list[Any]:

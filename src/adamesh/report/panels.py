@@ -78,6 +78,31 @@ _PANELS = [
         unit="B",
         from_zero=True,
     ),
+    Panel(
+        "Work of a step",
+        [
+            Line("steps", "work_s", "the worker that writes the metrics"),
+            Line("steps", "work_slowest_s", "the slowest worker"),
+            Line("steps", "work_others_s", "the others' median"),
+        ],
+        unit="s",
+        note="waiting for other workers left out",
+        from_zero=True,
+    ),
+    Panel("Slowest worker", [Line("steps", "slowest_worker", "its number")]),
+    Panel(
+        "Gradients at both ends of the model",
+        [Line("steps", "grad_rms_first", "first weight"), Line("steps", "grad_rms_last", "last weight")],
+        note="root mean square",
+    ),
+    Panel(
+        "Dead units",
+        [
+            Line("steps", "dead_units", "share of all hidden units"),
+            Line("steps", "dead_units_worst_layer", "share of the worst layer's"),
+        ],
+        from_zero=True,
+    ),
 ]
 
 

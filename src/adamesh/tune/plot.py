@@ -7,6 +7,10 @@ from adamesh.tune.results import ArmResult
 
 __all__ = ["plot"]
 
+_LEGEND_COLUMNS = 2
+_DASHES = ("solid", "dashed", "dashdot", "dotted")
+"""Beside colours: arms that do the same lie upon each other, and not everybody tells ten colours apart."""
+
 
 def plot(results: Sequence[ArmResult], title: str, file: Path) -> str:
     """Write the picture, a thin line for each seed; returns a line that says where, or why there is none."""
@@ -15,6 +19,7 @@ def plot(results: Sequence[ArmResult], title: str, file: Path) -> str:
         return "no plot: no trial has finished"
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
     except ImportError:
         return "no plot: matplotlib is not installed (pip install 'adamesh[plots]')"
     xs: dict[str, list[Sequence[float]]] = {
@@ -25,7 +30,8 @@ def plot(results: Sequence[ArmResult], title: str, file: Path) -> str:
     # What was zero for all, as bytes are of one worker, says nothing.
     shown = {label: values for label, values in xs.items() if any(any(line) for line in values)}
     # The legend stands below: names of arms are long.
-    figure = Figure(figsize=(13, 4.2 + 0.2 * len(results)), layout="constrained")
+    legend_rows = -(-len(results) // _LEGEND_COLUMNS)
+    figure = Figure(figsize=(11, 4.2 + 0.2 * legend_rows), layout="constrained")
     axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     labelled = set()
     for place, (number, name, curve) in enumerate(curves):
@@ -36,7 +42,14 @@ def plot(results: Sequence[ArmResult], title: str, file: Path) -> str:
         marker = "o" if len(losses) == 1 else None
         for axis, values in zip(axes, shown.values(), strict=True):
             axis.plot(
-                values[place], losses, color=f"C{number % 10}", alpha=0.7, linewidth=1, marker=marker, label=label
+                values[place],
+                losses,
+                color=f"C{number % 10}",
+                linestyle=_DASHES[number % len(_DASHES)],
+                alpha=0.8,
+                linewidth=1.2,
+                marker=marker,
+                label=label,
             )
     for axis, label in zip(axes, shown, strict=True):
         axis.set_xlabel(label)
@@ -44,7 +57,12 @@ def plot(results: Sequence[ArmResult], title: str, file: Path) -> str:
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("test loss")
     axes[0].set_yscale("log")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", fontsize="small")
+    # Losses are read as numbers, not as powers of ten.
+    axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axes[0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes[0].yaxis.set_minor_formatter(NullFormatter())
+    handles = axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", fontsize="small", ncols=_LEGEND_COLUMNS)
     figure.suptitle(title)
     figure.savefig(file, dpi=110)
     return f"plot in {file}"

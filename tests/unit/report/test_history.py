@@ -111,6 +111,17 @@ def test_only_what_was_measured_is_drawn_and_what_is_not_known_too(tmp_path):
     ]
 
 
+def test_what_belongs_together_is_drawn_together(tmp_path):
+    folder = make_run(tmp_path / "run", steps=0)
+    vitals = {"work_s": 0.01, "work_slowest_s": 0.02, "work_others_s": 0.01, "slowest_worker": 1}
+    vitals |= {"grad_rms_first": 0.1, "grad_rms_last": 0.2, "dead_units": 0.3, "dead_units_worst_layer": 0.4}
+    append(folder, "metrics.jsonl", step_line(1, **vitals))
+    panels = {panel.title: [line.key for line in panel.lines] for panel in panels_of([read(folder)])}
+    titles = ["Work of a step", "Slowest worker", "Gradients at both ends of the model", "Dead units"]
+    assert list(panels)[-4:] == titles
+    assert [key for title in titles for key in panels[title]] == list(vitals)
+
+
 def test_many_steps_stay_few_points(tmp_path):
     folder = make_run(tmp_path / "run", steps=0)
     lines = (json.dumps(step_line(step, loss=-1.0 if step == 4567 else 1.0)) for step in range(1, 8_001))

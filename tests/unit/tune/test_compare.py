@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from adamesh.errors import ConfigurationError
@@ -208,6 +209,18 @@ def test_the_plot_is_a_picture_or_one_line_that_says_why_not(results, tmp_path, 
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert "pip install 'adamesh[plots]'" in plot(results, "title", tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
+
+
+def test_losses_stand_on_the_plot_as_plain_numbers(results, tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    plot(results, "title", tmp_path / "plot.png")
+    axis = figures[0].axes[0]
+    axis.set_ylim(0.04, 1.2)
+    figures[0].draw_without_rendering()
+    labels = [label.get_text() for label in axis.yaxis.get_ticklabels(which="both")]
+    assert {"0.05", "0.1", "0.2", "1"} <= set(labels)
+    assert not any("$" in label for label in labels)
 
 
 def test_a_display_without_a_terminal_gets_a_line_for_each_trial(tmp_path):

@@ -16,6 +16,9 @@ def examine(record: Record) -> Answer:
         saw=f"{len(lost)} worker{'s were' if len(lost) > 1 else ' was'} lost",
         evidence=as_evidence(lost),
         advice=[
-            Advice("see how they ended: the newest folder in logs/ has a file for each; killed ones ran out of memory")
+            Advice(
+                "see how they ended: the newest folder in logs/ has a file for each; if nobody killed those that were "
+                "killed, the system did, because memory ran out"
+            )
         ],
     )
