@@ -75,8 +75,8 @@ class Stepper:
         schedule, total_steps = run.config.schedule, run.total_steps()
         self._factor = factor or (lambda step: lr_factor(schedule, step, total_steps))
         groups = optimizer.param_groups
-        # A newcomer's optimizer has taken over the learning rates of a step under way.
-        self._initial_lrs = [optimizer.defaults["lr"] if tells else group["lr"] for group in groups]
+        # Not the groups': a newcomer's optimizer has taken over the learning rates of a step under way.
+        self._initial_lrs = [optimizer.defaults["lr"] for _ in groups]
 
     def take(self, step: int, shares: Sequence[int] | None = None) -> LocalStep:
         """Forward, backward and update on this worker's samples of step ``step``, from 0. Collective.

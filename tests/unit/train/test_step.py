@@ -23,6 +23,7 @@ class GradientsOnly:
     needs_closure = False
 
     def __init__(self, parameters, lr):
+        self.defaults = {"lr": lr}
         self.param_groups = [{"params": list(parameters), "lr": lr}]
 
     def step(self):
@@ -37,11 +38,12 @@ class GradientsOnly:
         return nullcontext()
 
 
-def stepper(config, rank, size, lr) -> tuple[Stepper, Any]:
-    """One worker of ``size``, alone."""
+def stepper(config, rank, size, lr, lr_taken_over=None) -> tuple[Stepper, Any]:
+    """One worker of ``size``, alone; a newcomer's optimizer has taken over the others' rate."""
     torch.manual_seed(0)
     model = TASK.build_model().double()
     optimizer: Any = GradientsOnly(model.parameters(), lr)
+    optimizer.param_groups[0]["lr"] = lr_taken_over or lr
     run = Run(config, TASK, DATA, Path(), GroupWorkers(rank, size, group=None), torch.device("cpu"))
     return Stepper(run, model, optimizer), optimizer
 
@@ -72,5 +74,10 @@ def test_the_schedule_scales_the_initial_rate_whatever_the_rate_is_now():
     config = resolved(RunConfig(steps=10), TASK)
     one, optimizer = stepper(config, 0, 1, lr=2.0)
     optimizer.param_groups[0]["lr"] = 123.0
+    assert one.take(0).lr == 2.0
+
+
+def test_a_newcomer_scales_the_initial_rate_and_not_the_one_that_the_others_are_at():
+    one, _ = stepper(resolved(RunConfig(steps=10), TASK), 0, 1, lr=2.0, lr_taken_over=0.5)
     assert one.take(0).lr == 2.0
     assert one.take(5).lr == pytest.approx(1.0)
