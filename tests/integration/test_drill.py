@@ -18,6 +18,21 @@ def test_a_worker_killed_in_the_middle_of_a_commit_costs_no_step_and_no_sample(r
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(200)
+def test_islands_that_step_alone_outlive_workers_and_let_others_in(run, tmp_path):
+    """The schedule is still going down when newcomers come."""
+    options = ("--plan.sync", "diloco-16", "--faults", "kill", "--times", "2", "--respawn", "yes")
+    _, _, err = run("drill", "regression", "--nproc", "3", "--steps", "1500", *options, "--out", "out")
+    assert err == ""
+    [found] = json.loads((tmp_path / "out" / "drill.json").read_text())["rehearsals"]
+    assert len(found["hits"]) == 2
+    assert (found["ending"]["finished"], found["ending"]["workers"]) == (True, 3)
+    # What a lost island did since islands last met is lost with it: 16 steps of its share of 64 samples at most.
+    assert found["lost_samples"] <= 2 * 16 * 32
+    assert found["repeated_samples"] == 0
+
+
+@pytest.mark.soak
 def test_a_soak_ends_with_every_sample_trained_on_once(run, tmp_path):
     options = ("--nproc", "3", "--steps", "2500", "--faults", "kill", "slow", "--every-s", "2", "--out", "out")
     code, _, err = run("drill", "regression", "--soak", *options)
