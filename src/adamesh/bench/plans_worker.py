@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     plans = {plan["name"]: PlanSettings(**plan["settings"]) for plan in course.plans}
     peaks = {name: _peak(run, plan) if course.memory else None for name, plan in plans.items()}
     lappers = {name: Lapper(run, plan) for name, plan in plans.items()}
-    in_turns(list(lappers.values()), course.rounds, course.steps, dist.barrier)
+    in_turns(list(lappers.values()), course.rounds, course.steps, workers)
     seen = [
         Seen(name, lapper.step_s, *lapper.bytes_per_step, lapper.state_bytes, peaks[name])
         for name, lapper in lappers.items()

@@ -81,7 +81,7 @@ class StagedCommunicator(Communicator):
         host = _host_like(tensor)
         if self.rank != src:
             return StagedWork(self._inner.broadcast(host, src), [tensor], [host])
-        host.copy_(tensor, non_blocking=True)
+        host.copy_(tensor.detach(), non_blocking=True)
         _wait_for_copies(tensor)
         return self._inner.broadcast(host, src)
 

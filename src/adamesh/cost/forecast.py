@@ -79,7 +79,8 @@ def forecast(
     late_s = skew_s(works_s, world) * _meetings(rehearsed)
     step_s = timing.step_s + late_s
     if nearby is not None:
-        step_s = nearby.step_s + max(0.0, timing.step_s - replay(rehearsed.traces, Links(*2 * [nearby.link])).step_s)
+        there_s = replay(rehearsed.traces, Links(nearby.link, nearby.link)).step_s
+        step_s = nearby.step_s + max(0.0, timing.step_s - there_s)
     peak = 0 if rehearsed.memory is None else rehearsed.memory.peak
     return Forecast(
         candidate=candidate,

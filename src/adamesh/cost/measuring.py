@@ -37,6 +37,8 @@ _BULKS = 10
 _TURNS = 4
 _STEPS = 16
 """Of a turn, at least."""
+_ENOUGH_S = 60.0
+"""Of turns: slow models have fewer."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -63,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
         if workers.size == course.world > 1:
             run = Run(endless(config), case.task, case.splits, folder, workers, cpu)
             lappers = [Lapper(run, PlanSettings(**plan)) for plan in course.plans]
-            in_turns(lappers, _TURNS, _STEPS, dist.barrier)
+            in_turns(lappers, _TURNS, _STEPS, workers, _ENOUGH_S)
             together_s = [lapper.step_s for lapper in lappers]
             for lapper in lappers:
                 lapper.close()

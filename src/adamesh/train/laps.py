@@ -1,8 +1,9 @@
 """A model that real workers train with one plan among several, a turn of steps at a time, to be timed."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from math import inf
 from time import perf_counter
 
 import torch
@@ -15,6 +16,7 @@ from adamesh.train.names import build_optimizer, build_plan
 from adamesh.train.run import Run
 from adamesh.train.settings import PlanSettings
 from adamesh.train.step import Stepper
+from adamesh.train.workers import Workers
 
 __all__ = ["Lapper", "endless", "in_turns"]
 
@@ -86,9 +88,21 @@ class Lapper:
         self._stepper.close()
 
 
-def in_turns(lappers: Sequence[Lapper], rounds: int, steps: int, meet: Callable[[], object]) -> None:
-    """Let each have its turn once a round, forwards and backwards; ``meet`` is called before each, by all workers."""
+def in_turns(lappers: Sequence[Lapper], rounds: int, steps: int, workers: Workers, enough_s: float = inf) -> None:
+    """Let each have its turn once a round, forwards and backwards. Collective.
+
+    Args:
+        lappers: in the same order on every worker.
+        rounds: at most; one at least.
+        steps: of a turn, at least.
+        workers: all of them; they meet before each turn.
+        enough_s: after so many seconds no further round begins.
+    """
+    began_s = perf_counter()
     for number in range(rounds):
+        spent_s = workers.sum([perf_counter() - began_s])[0] / workers.size  # the same on all
+        if number and spent_s >= enough_s:
+            return
         for lapper in lappers if number % 2 else lappers[::-1]:
-            meet()
+            workers.sum([0.0])
             lapper.turn(steps)

@@ -66,15 +66,17 @@ def choose_device(config: RunConfig) -> torch.device:
         ConfigurationError: cuda is wanted and there are fewer GPUs than workers on this machine.
     """
     needed, number = _number("LOCAL_WORLD_SIZE", 1), _number("LOCAL_RANK", 0)
+    if config.elastic is not None:
+        needed = max(needed, config.nproc)  # who joins alone is to be where the founders are
     found = torch.cuda.device_count() if config.device != "cpu" and torch.cuda.is_available() else 0
-    if config.device == "cuda":
-        by_gloo = config.backend == "gloo" or config.elastic is not None
-        if found == 0 or (found < needed and not by_gloo):
-            fewer = "start fewer workers, let them share GPUs with backend = 'gloo', or"
-            remedy = fewer if found else "leave it out or"
+    asked = "device = 'cuda'" if config.device == "cuda" else "backend = 'nccl'" if config.backend == "nccl" else None
+    if asked is not None:
+        shares = config.device == "cuda" and (config.backend == "gloo" or config.elastic is not None)
+        if found == 0 or (found < needed and not shares):
+            fewer = "start fewer workers, let them share GPUs with device = 'cuda' and backend = 'gloo', or "
             raise ConfigurationError(
-                f"device = 'cuda': {needed} workers on this machine need as many GPUs, and it has {found}; "
-                f"{remedy} set device = 'cpu'"
+                f"{asked}: {needed} workers on this machine need as many GPUs, and it has {found}; "
+                f"{fewer if found else ''}leave it out"
             )
     elif found < needed:
         return torch.device("cpu")

@@ -52,10 +52,17 @@ def test_workers_that_talk_by_the_host_may_share_a_gpu(one_gpu, how):
     assert choose_device(config(device="cuda", **how)) == torch.device("cuda", 0)
 
 
-def test_a_gpu_that_is_not_there_is_asked_for_in_vain(monkeypatch):
+@pytest.mark.parametrize("asked", [{"device": "cuda", "backend": "gloo"}, {"backend": "nccl"}], ids=str)
+def test_a_gpu_that_is_not_there_is_asked_for_in_vain(monkeypatch, asked):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigurationError, match="it has 0; leave it out or set device = 'cpu'"):
-        choose_device(config(device="cuda", backend="gloo"))
+    with pytest.raises(ConfigurationError, match="need as many GPUs, and it has 0; leave it out"):
+        choose_device(config(**asked))
+
+
+def test_who_joins_alone_is_where_the_founders_are(one_gpu, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    assert choose_device(config(elastic="1:4", nproc=2)).type == "cpu"
+    assert choose_device(config(elastic="1:4", nproc=1)).type == "cuda"
 
 
 @pytest.mark.parametrize("wrong", [{"device": "cpu"}, {"elastic": "1:2"}], ids=str)
