@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from adamesh.cli.main import main
 
 
@@ -19,6 +21,16 @@ def test_plan_says_what_fits_and_what_to_take(tmp_path, capsys):
     assert all(plan["fits"] == (plan["memory"]["peak"] <= 600 * 1024) for plan in slow)
     assert "does not fit" in out
     assert file.with_suffix(".toml").exists()
+
+
+# Alone; as many as there are cores as a rule; and on two cores, more.
+@pytest.mark.parametrize("world", [1, 2, pytest.param(3, marks=pytest.mark.soak)])
+def test_what_is_measured_here_is_foretold(tmp_path, world):
+    file = tmp_path / "plan.json"
+    assert main(["plan", "regression", "--world", str(world), "--measure", "--json", str(file)]) == 0
+    found = json.loads(file.read_text())
+    assert found["measured"]
+    assert all(plan["step_s"] > 0 for plan in found["links"]["1gbit"]["plans"])
 
 
 def test_what_makes_no_sense_is_refused_in_one_line(capsys):

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from adamesh.comm.base import Communicator
 from adamesh.comm.process_group import process_mesh
@@ -55,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
         for number in range(course.rounds):
             # In turns, and in both directions, so that what else the machine does falls on all plans alike.
             for stage in stages if number % 2 else stages[::-1]:
-                dist.barrier()
+                workers.meet()
                 stage.round()
         rehearsals = [stage.seen() for stage in stages]
         loopback = None
@@ -76,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
                 "rehearsals": [asdict(rehearsed) for rehearsed in rehearsals],
             }
             (folder / "found.json").write_text(json.dumps(found), encoding="utf-8")
-        dist.barrier()
+        workers.meet()
     finally:
         workers.part()
     return 0

@@ -104,5 +104,5 @@ def in_turns(lappers: Sequence[Lapper], rounds: int, steps: int, workers: Worker
         if number and spent_s >= enough_s:
             return
         for lapper in lappers if number % 2 else lappers[::-1]:
-            workers.sum([0.0])
+            workers.meet()
             lapper.turn(steps)

@@ -40,6 +40,10 @@ class Workers(ABC):
     def sum(self, values: Sequence[float]) -> list[float]:
         """Elementwise sums over all workers, in double precision."""
 
+    def meet(self) -> None:
+        """Wait until all have come."""
+        self.sum([0.0])
+
     @abstractmethod
     def gather(self, values: Tensor) -> Tensor:
         """All workers' flat CPU tensors of one dtype, of any lengths, one behind the other in the order of ranks."""
